@@ -143,8 +143,11 @@ def _convert_plain(hint: Any, value: Any, where: str) -> Any:
             return value
         if isinstance(value, Mapping):
             return from_mapping(hint, value, where)  # type: ignore[arg-type]
-    elif hint is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
+    elif hint is float and isinstance(value, int | float | str) and not isinstance(value, bool):
+        try:
+            return float(value)  # YAML reads 1e-3 (without a point) as a string
+        except ValueError:
+            pass
     elif isinstance(value, hint) and not (hint is int and isinstance(value, bool)):
         return value
     raise ValueError(f"{where}: expected {getattr(hint, '__name__', hint)}, got {value!r}")

@@ -1,0 +1,24 @@
+"""Atomistic graphs: structures with their neighbour lists, the verbs on them, and packing into batches."""
+
+from gfmpot.graph.atom_graph import UNSPECIFIED_SPIN, AtomGraph
+from gfmpot.graph.batching import BatchBudget
+from gfmpot.graph.build import InvalidStructureError, build_graph, graph_from_atoms
+from gfmpot.graph.neighbours import NeighbourList, neighbour_list
+from gfmpot.graph.ops import edge_vectors, gather_senders, sum_over_neighbours, sum_per_structure
+from gfmpot.graph.verlet import VerletList
+
+__all__ = [
+    "UNSPECIFIED_SPIN",
+    "AtomGraph",
+    "BatchBudget",
+    "InvalidStructureError",
+    "NeighbourList",
+    "VerletList",
+    "build_graph",
+    "edge_vectors",
+    "gather_senders",
+    "graph_from_atoms",
+    "neighbour_list",
+    "sum_over_neighbours",
+    "sum_per_structure",
+]

@@ -1,0 +1,149 @@
+"""The data structure that everything computes on: one or several structures with their neighbour lists."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from torch_geometric.data import Data
+
+UNSPECIFIED_SPIN = 0
+"""Stands for "no multiplicity stated" in :attr:`AtomGraph.spin`."""
+
+_PER_ATOM = ("positions", "atomic_numbers", "forces")
+_PER_STRUCTURE = ("cell", "pbc", "charge", "spin", "branch", "energy", "stress")
+
+
+@dataclass(frozen=True)
+class AtomGraph:
+    """One or several structures as a graph; G structures, N atoms, E directed edges.
+
+    Geometry is float64 whatever precision a network runs in. Edge ``e`` points from its sender ``edge_index[0, e]`` to
+    its receiver ``edge_index[1, e]``, on which messages are summed; its vector is
+    ``positions[receiver] - positions[sender] + cell_shifts @ cell``. Edges are sorted by receiver.
+    A missing label is NaN, so a batch may be partly labelled.
+    """
+
+    positions: Tensor  # (N, 3) Å, float64
+    atomic_numbers: Tensor  # (N,) int64
+    cell: Tensor  # (G, 3, 3) Å, float64, rows are lattice vectors; zero where there is none
+    pbc: Tensor  # (G, 3) bool
+    edge_index: Tensor  # (2, E) int64
+    cell_shifts: Tensor  # (E, 3) int64
+    structure_of_atom: Tensor  # (N,) int64, ascending
+    charge: Tensor  # (G,) int64, elementary charges
+    spin: Tensor  # (G,) int64, multiplicity 2S+1; 0 = unspecified
+    branch: Tensor | None = None  # (G,) int64, the branch whose theory labelled the structure
+    energy: Tensor | None = None  # (G,) eV, float64
+    forces: Tensor | None = None  # (N, 3) eV/Å
+    stress: Tensor | None = None  # (G, 6) eV/Å³, ASE's Voigt order xx yy zz yz xz xy and sign
+
+    @property
+    def n_structures(self) -> int:
+        """G, the number of structures."""
+        return self.cell.shape[0]
+
+    @property
+    def n_atoms(self) -> int:
+        """N, the number of atoms of all structures together."""
+        return self.positions.shape[0]
+
+    @property
+    def n_edges(self) -> int:
+        """E, the number of directed edges of all structures together."""
+        return self.edge_index.shape[1]
+
+    @property
+    def senders(self) -> Tensor:
+        """(E,) atom from which each edge starts."""
+        return self.edge_index[0]
+
+    @property
+    def receivers(self) -> Tensor:
+        """(E,) atom on which each edge ends, ascending."""
+        return self.edge_index[1]
+
+    @cached_property
+    def atoms_per_structure(self) -> Tensor:
+        """(G,) int64 number of atoms."""
+        return torch.bincount(self.structure_of_atom, minlength=self.n_structures)
+
+    @cached_property
+    def structure_of_edge(self) -> Tensor:
+        """(E,) int64 structure of each edge."""
+        return self.structure_of_atom[self.receivers]
+
+    @cached_property
+    def volume(self) -> Tensor:
+        """(G,) Å³, positive for either handedness; NaN without periodicity or with a zero cell vector."""
+        volume = torch.linalg.det(self.cell).abs()
+        has_volume = self.pbc.any(dim=1) & (volume > 1e-6)
+        return torch.where(has_volume, volume, torch.nan)
+
+    def to(self, device: torch.device | str) -> AtomGraph:
+        """The same graph with every tensor on ``device``."""
+        moved = {name: value.to(device) for name, value in self._tensors().items()}
+        return dataclasses.replace(self, **moved)
+
+    def replace(self, **changes: Any) -> AtomGraph:
+        """A copy with some fields exchanged."""
+        return dataclasses.replace(self, **changes)
+
+    @classmethod
+    def batch(cls, graphs: Sequence[AtomGraph]) -> AtomGraph:
+        """Join graphs into one; an optional field must be present in all of them or in none.
+
+        Raises:
+            ValueError: no graphs, or a field that only some of them have.
+        """
+        if not graphs:
+            raise ValueError("cannot batch an empty list of graphs")
+        if len(graphs) == 1:
+            return graphs[0]
+        joined: dict[str, Tensor | None] = {}
+        for name in (*_PER_ATOM, *_PER_STRUCTURE, "cell_shifts"):
+            parts = [getattr(graph, name) for graph in graphs]
+            present = [part for part in parts if part is not None]
+            if present and len(present) != len(parts):
+                raise ValueError(f"cannot batch: {len(present)} of {len(parts)} graphs have {name!r}; give it to all or none")
+            joined[name] = torch.cat(present) if present else None
+        joined["edge_index"] = torch.cat(_shifted(graphs, "edge_index", "n_atoms"), dim=1)
+        joined["structure_of_atom"] = torch.cat(_shifted(graphs, "structure_of_atom", "n_structures"))
+        return cls(**joined)  # type: ignore[arg-type]
+
+    def to_pyg(self) -> Data:
+        """As a ``torch_geometric.data.Data`` with PyG's names (``pos``, ``z``, ``batch``) beside ours."""
+        from torch_geometric.data import Data
+
+        return Data(pos=self.positions, z=self.atomic_numbers, batch=self.structure_of_atom, **self._other_fields())
+
+    @classmethod
+    def from_pyg(cls, data: Data) -> AtomGraph:
+        """The inverse of :meth:`to_pyg`."""
+        fields = {field.name for field in dataclasses.fields(cls)}
+        values = {name: value for name, value in data.to_dict().items() if name in fields}
+        return cls(positions=data.pos, atomic_numbers=data.z, structure_of_atom=data.batch, **values)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def _other_fields(self) -> dict[str, Tensor]:
+        renamed = ("positions", "atomic_numbers", "structure_of_atom")
+        return {name: value for name, value in self._tensors().items() if name not in renamed}
+
+
+def _shifted(graphs: Sequence[AtomGraph], field: str, count: str) -> list[Tensor]:
+    """Index tensors of each graph, moved past the items of the graphs before it."""
+    shifted, offset = [], 0
+    for graph in graphs:
+        shifted.append(getattr(graph, field) + offset)
+        offset += getattr(graph, count)
+    return shifted

@@ -1,0 +1,163 @@
+"""From arrays or ``ase.Atoms`` to a checked :class:`AtomGraph`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from gfmpot.graph.atom_graph import UNSPECIFIED_SPIN, AtomGraph
+from gfmpot.graph.neighbours import FloatArray, NeighbourList, nearest_only, neighbour_list
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+COINCIDENT = 0.1
+"""Å: closer atoms are taken for a mistake in the input."""
+
+MAX_ATOMIC_NUMBER = 118
+
+NeighbourSearch = Callable[[FloatArray, FloatArray, NDArray[np.bool_]], NeighbourList]
+
+
+class InvalidStructureError(ValueError):
+    """A structure that no potential can answer for; the message names the atom and the mend."""
+
+
+def build_graph(
+    numbers: ArrayLike,
+    positions: ArrayLike,
+    cell: ArrayLike | None = None,
+    pbc: ArrayLike = False,
+    *,
+    cutoff: float,
+    charge: int = 0,
+    spin: int | None = None,
+    max_neighbours: int | None = None,
+    search: NeighbourSearch | None = None,
+) -> AtomGraph:
+    """Check a structure, find its neighbours and return its graph.
+
+    Args:
+        numbers: (n,) atomic numbers.
+        positions: (n, 3) Å.
+        cell: (3, 3) Å, rows are lattice vectors, or None.
+        pbc: one flag or three.
+        cutoff: Å.
+        charge: total charge in elementary charges.
+        spin: multiplicity 2S+1, or None when it is not stated.
+        max_neighbours: keep only so many nearest neighbours per atom (the paper's 20); None keeps all.
+        search: what finds the neighbours, e.g. a :class:`VerletList`; by default a fresh list.
+
+    Raises:
+        InvalidStructureError: empty structure, unknown element, NaN or infinite coordinates, atoms closer than
+            0.1 Å, a zero vector in a periodic direction, or a multiplicity that the electron count forbids.
+    """
+    z = np.asarray(numbers, dtype=np.int64)
+    xyz = np.ascontiguousarray(positions, dtype=np.float64)
+    box = np.zeros((3, 3)) if cell is None else np.ascontiguousarray(cell, dtype=np.float64)
+    periodic = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)).copy()
+    _check_atoms(z, xyz, box)
+    _check_spin(z, charge, spin)
+    edges = _find_neighbours(search, xyz, box, periodic, cutoff)
+    _check_contacts(z, edges)
+    if max_neighbours is not None:
+        edges = nearest_only(edges, max_neighbours)
+    return AtomGraph(
+        positions=torch.from_numpy(xyz.copy()),
+        atomic_numbers=torch.from_numpy(z.copy()),
+        cell=torch.from_numpy(box.copy()).unsqueeze(0),
+        pbc=torch.from_numpy(periodic).unsqueeze(0),
+        edge_index=torch.from_numpy(edges.edge_index),
+        cell_shifts=torch.from_numpy(edges.cell_shifts),
+        structure_of_atom=torch.zeros(len(z), dtype=torch.int64),
+        charge=torch.tensor([charge]),
+        spin=torch.tensor([UNSPECIFIED_SPIN if spin is None else spin]),
+    )
+
+
+def graph_from_atoms(atoms: Atoms, *, cutoff: float, charge: int = 0, spin: int | None = None, **options: Any) -> AtomGraph:
+    """The graph of ``ase.Atoms``; ``atoms.info["charge"]`` and ``["spin"]`` take precedence over the arguments.
+
+    ``options`` and errors are those of :func:`build_graph`. ``atoms`` is not changed.
+    """
+    charge, spin = charge_and_spin(atoms, charge, spin)
+    return build_graph(
+        atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc, cutoff=cutoff, charge=charge, spin=spin, **options
+    )
+
+
+def charge_and_spin(atoms: Atoms, charge: int = 0, spin: int | None = None) -> tuple[int, int | None]:
+    """Total charge and multiplicity of ``atoms``: those in ``atoms.info``, else the defaults given.
+
+    Raises:
+        InvalidStructureError: a value in ``atoms.info`` that is not a whole number.
+    """
+    charge_value = atoms.info.get("charge", charge)
+    spin_value = atoms.info.get("spin", spin)
+    return _whole(charge_value, "charge"), None if spin_value is None else _whole(spin_value, "spin")
+
+
+def _whole(value: Any, name: str) -> int:
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = np.nan
+    if not number.is_integer():
+        raise InvalidStructureError(f"{name} must be a whole number, got {value!r}")
+    return int(number)
+
+
+def _check_atoms(z: NDArray[np.int64], xyz: FloatArray, box: FloatArray) -> None:
+    if len(z) == 0:
+        raise InvalidStructureError("the structure has no atoms")
+    if xyz.shape != (len(z), 3) or box.shape != (3, 3):
+        raise InvalidStructureError(
+            f"expected positions ({len(z)}, 3) for {len(z)} atoms and cell (3, 3), got {xyz.shape} and {box.shape}"
+        )
+    unknown = np.flatnonzero((z < 1) | (z > MAX_ATOMIC_NUMBER))
+    if len(unknown):
+        i = unknown[0]
+        raise InvalidStructureError(f"atom {i} has atomic number {z[i]}, which is no element (1 to {MAX_ATOMIC_NUMBER})")
+    bad = np.flatnonzero(~np.isfinite(xyz).all(axis=1))
+    if len(bad):
+        raise InvalidStructureError(f"atom {bad[0]} has a position that is not finite: {xyz[bad[0]].tolist()}")
+    if not np.isfinite(box).all():
+        raise InvalidStructureError(f"the cell is not finite: {box.tolist()}")
+
+
+def _check_spin(z: NDArray[np.int64], charge: int, spin: int | None) -> None:
+    electrons = int(z.sum()) - charge
+    if electrons < 0:
+        raise InvalidStructureError(f"charge {charge:+d} removes more electrons than the {z.sum()} there are")
+    if spin is None:
+        return
+    if spin < 1 or spin > electrons + 1 or (electrons + spin) % 2 == 0:
+        parity = "odd" if electrons % 2 == 0 else "even"
+        raise InvalidStructureError(
+            f"multiplicity {spin} is impossible with {electrons} electrons: it must be {parity}, at least 1 and at most "
+            f"{electrons + 1} (or None for unspecified)"
+        )
+
+
+def _find_neighbours(
+    search: NeighbourSearch | None, xyz: FloatArray, box: FloatArray, pbc: NDArray[np.bool_], cutoff: float
+) -> NeighbourList:
+    try:
+        return search(xyz, box, pbc) if search else neighbour_list(xyz, box, pbc, cutoff)
+    except ValueError as error:
+        raise InvalidStructureError(str(error)) from error
+
+
+def _check_contacts(z: NDArray[np.int64], edges: NeighbourList) -> None:
+    if len(edges.distances) == 0 or edges.distances.min() >= COINCIDENT:
+        return
+    closest = int(edges.distances.argmin())
+    i, j = sorted(edges.edge_index[:, closest].tolist())
+    raise InvalidStructureError(
+        f"atoms {i} (Z={z[i]}) and {j} (Z={z[j]}) are {edges.distances[closest]:.3g} Å apart; closer than {COINCIDENT} Å "
+        "is taken for a mistake: remove duplicates or check the cell and its units"
+    )

@@ -1,0 +1,56 @@
+"""The verbs on graphs, in which backbones and heads are written.
+
+Sums run over indices in a fixed order on the CPU, so results repeat bit for bit.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from gfmpot.graph.atom_graph import AtomGraph
+
+
+def edge_vectors(graph: AtomGraph) -> Tensor:
+    """(E, 3) Å, float64: from the sender to the receiver, across periodic boundaries."""
+    shifts = graph.cell_shifts.to(graph.cell.dtype)
+    across = torch.einsum("ei,eij->ej", shifts, graph.cell[graph.structure_of_edge])
+    return graph.positions[graph.receivers] - graph.positions[graph.senders] + across
+
+
+def gather_senders(values: Tensor, graph: AtomGraph) -> Tensor:
+    """(N, ...) per atom to (E, ...): the value of each edge's sender."""
+    return values.index_select(0, graph.senders)
+
+
+def sum_over_neighbours(messages: Tensor, graph: AtomGraph) -> Tensor:
+    """(E, ...) per edge to (N, ...): the sum of the messages that each atom receives."""
+    return _sum_by_index(messages, graph.receivers, graph.n_atoms)
+
+
+def sum_per_structure(values: Tensor, graph: AtomGraph) -> Tensor:
+    """(N, ...) per atom to (G, ...): the sum over the atoms of each structure."""
+    return _sum_by_index(values, graph.structure_of_atom, graph.n_structures)
+
+
+def _sum_by_index(values: Tensor, index: Tensor, size: int) -> Tensor:
+    zeros = values.new_zeros((size, *values.shape[1:]))
+    return zeros.index_add(0, index, values)
+
+
+def forces_from_edge_gradients(gradients: Tensor, graph: AtomGraph) -> Tensor:
+    """(N, 3) forces −∂E/∂r from (E, 3) ∂E/∂(edge vector): each edge pulls its two atoms in opposite directions."""
+    on_receiver = sum_over_neighbours(gradients, graph)
+    return _sum_by_index(gradients, graph.senders, graph.n_atoms) - on_receiver
+
+
+def stress_from_edge_gradients(gradients: Tensor, vectors: Tensor, graph: AtomGraph) -> Tensor:
+    """(G, 6) stress (1/V) ∂E/∂strain from (E, 3) edge gradients and vectors, in ASE's Voigt order and sign.
+
+    NaN for structures that have no volume.
+    """
+    outer = vectors.unsqueeze(2) * gradients.unsqueeze(1)
+    virial = _sum_by_index(outer, graph.structure_of_edge, graph.n_structures)
+    symmetric = 0.5 * (virial + virial.transpose(1, 2))
+    voigt = symmetric.flatten(1)[:, [0, 4, 8, 5, 2, 1]]
+    return voigt / graph.volume.to(voigt.dtype).unsqueeze(1)

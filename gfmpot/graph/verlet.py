@@ -1,0 +1,58 @@
+"""A neighbour list with a skin, for molecular dynamics and relaxations."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gfmpot.graph.neighbours import FloatArray, NeighbourList, completed_cell, neighbour_list
+
+
+class VerletList:
+    """Neighbour lists of a slowly changing structure, searched only when the skin is used up.
+
+    The search keeps pairs within ``cutoff + skin`` of the reference geometry. The current list is the part of them
+    within ``cutoff`` now, in the order of a fresh search: results equal a fresh list bit for bit. Displacements are those
+    of the positions as given (never wrapped) against the reference moved along with the cell, so the list survives
+    changes of the cell as well. With the deformation gradient's smallest singular value σ and the largest remaining
+    displacement δ, a pair now within the cutoff lay within ``(cutoff + 2 δ) / σ`` of the reference; the search is
+    repeated when that exceeds ``cutoff + skin``, which at constant cell is the usual half-skin criterion.
+    """
+
+    def __init__(self, cutoff: float, skin: float = 0.5) -> None:
+        if skin < 0:
+            raise ValueError(f"skin must not be negative, got {skin} Å")
+        self.cutoff, self.skin = cutoff, skin
+        self.n_searches = 0
+        self._positions: FloatArray | None = None
+
+    def __call__(self, positions: FloatArray, cell: FloatArray, pbc: NDArray[np.bool_]) -> NeighbourList:
+        """The neighbours within the cutoff; arguments and errors as for :func:`neighbour_list`."""
+        if not self._covers(positions, cell, pbc):
+            self._search(positions, cell, pbc)
+        return self._current(positions, cell)
+
+    def _covers(self, positions: FloatArray, cell: FloatArray, pbc: NDArray[np.bool_]) -> bool:
+        """Whether every pair now within the cutoff is among the candidates."""
+        if self._positions is None or self._positions.shape != positions.shape or (self._pbc != pbc).any():
+            return False
+        deformation = self._inverse_box @ completed_cell(cell, pbc)
+        displacements = positions - self._positions @ deformation
+        largest = np.sqrt(np.einsum("ij,ij->i", displacements, displacements).max(initial=0.0))
+        smallest_stretch = np.linalg.svd(deformation, compute_uv=False)[-1]
+        reach = (self.cutoff + 2.0 * largest) / max(smallest_stretch, 1e-6)
+        return bool(reach <= self.cutoff + self.skin)
+
+    def _search(self, positions: FloatArray, cell: FloatArray, pbc: NDArray[np.bool_]) -> None:
+        self._candidates = neighbour_list(positions, cell, pbc, self.cutoff + self.skin)
+        self._positions, self._pbc = positions.copy(), pbc.copy()
+        self._inverse_box = np.linalg.inv(completed_cell(cell, pbc))
+        self._shifts = self._candidates.cell_shifts.astype(np.float64)
+        self.n_searches += 1
+
+    def _current(self, positions: FloatArray, cell: FloatArray) -> NeighbourList:
+        senders, receivers = self._candidates.edge_index
+        vectors = positions[receivers] - positions[senders] + self._shifts @ cell
+        distances = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+        current = self._candidates._replace(distances=distances)
+        return current.select(distances < self.cutoff)

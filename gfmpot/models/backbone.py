@@ -1,0 +1,113 @@
+"""What a message-passing backbone is, and how one is found by its name."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from torch import Tensor, nn
+
+from gfmpot.config import did_you_mean, from_mapping, to_mapping, tunable
+from gfmpot.graph import AtomGraph
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Settings that every backbone has."""
+
+    cutoff: float = tunable(5.0, 3.0, 8.0)
+    """Å, within which atoms exchange messages."""
+
+    mean_neighbours: float = 30.0
+    """Typical number of neighbours in the training data; sums over neighbours are divided by its square root."""
+
+    def __post_init__(self) -> None:
+        if self.cutoff <= 0 or self.mean_neighbours <= 0:
+            raise ValueError(f"cutoff and mean_neighbours must be positive, got {self.cutoff} Å and {self.mean_neighbours}")
+
+
+class Backbone(nn.Module, ABC):
+    """A graph to invariant features of its atoms.
+
+    A subclass lives in ``gfmpot/models/backbones/<name>.py``, has a frozen dataclass of settings as ``Config``, and needs
+    no registration: the file's name is the backbone's. It must be smooth in the edge vectors up to and including the
+    cutoff, finite for atoms without neighbours, and invariant under rotation and reflection;
+    :mod:`gfmpot.testing` checks that.
+    """
+
+    Config: ClassVar[type[BackboneConfig]]
+
+    hidden_features: int
+    """F, width of the initial features that :meth:`forward` takes."""
+
+    out_features: int
+    """Width of the features that :meth:`forward` returns."""
+
+    @abstractmethod
+    def forward(self, initial: Tensor, vectors: Tensor, graph: AtomGraph) -> Tensor:
+        """Exchange messages.
+
+        Args:
+            initial: (N, hidden_features), from element, charge and spin.
+            vectors: (E, 3) Å, sender to receiver; the only geometry to be used, since forces are their gradient.
+            graph: topology.
+
+        Returns:
+            (N, out_features), invariant.
+        """
+
+
+def available_backbones() -> list[str]:
+    """Names of the backbones: the files in ``gfmpot.models.backbones``."""
+    from gfmpot.models import backbones
+
+    return sorted(module.name for module in pkgutil.iter_modules(backbones.__path__))
+
+
+def backbone_class(name: str) -> type[Backbone]:
+    """The backbone defined in ``gfmpot/models/backbones/<name>.py``, imported on demand.
+
+    Raises:
+        ValueError: no such file, or a file that does not define exactly one backbone.
+    """
+    known = available_backbones()
+    if name not in known:
+        raise ValueError(f"no backbone {name!r}{did_you_mean(name, known)}")
+    module = importlib.import_module(f"gfmpot.models.backbones.{name}")
+    found = [value for value in vars(module).values() if _is_backbone_of(value, module.__name__)]
+    if len(found) != 1:
+        raise ValueError(f"{module.__file__} must define one subclass of Backbone, found {len(found)}")
+    return found[0]
+
+
+def backbone_config(mapping: dict[str, Any]) -> BackboneConfig:
+    """The settings of a backbone from ``{"name": ..., **settings}``."""
+    settings = dict(mapping)
+    name = settings.pop("name", None)
+    if not isinstance(name, str):
+        raise ValueError(f"backbone: missing 'name', one of {', '.join(available_backbones())}")
+    return from_mapping(backbone_class(name).Config, settings, where=f"backbone {name}")
+
+
+def backbone_mapping(config: BackboneConfig) -> dict[str, Any]:
+    """The inverse of :func:`backbone_config`."""
+    return {"name": backbone_name(config), **to_mapping(config)}
+
+
+def backbone_name(config: BackboneConfig) -> str:
+    """The backbone that a settings object belongs to: the file that defines it."""
+    return type(config).__module__.rsplit(".", 1)[-1]
+
+
+def build_backbone(config: BackboneConfig) -> Backbone:
+    """A backbone with fresh weights."""
+    cls: Any = backbone_class(backbone_name(config))
+    backbone: Backbone = cls(config)
+    return backbone
+
+
+def _is_backbone_of(value: Any, module: str) -> bool:
+    return isinstance(value, type) and issubclass(value, Backbone) and value.__module__ == module

@@ -1,0 +1,43 @@
+"""Which branches answer for a composition: a small network of element fractions (paper §V-F, §VII-E)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from gfmpot.graph import AtomGraph
+from gfmpot.graph.build import MAX_ATOMIC_NUMBER
+
+
+class BranchWeightMLP(nn.Module):
+    """Element fractions → 128 → 64 → one logit per branch.
+
+    Fractions, not counts, so that a supercell has the weights of its cell. Weights depend on the composition alone: they
+    are constant along a trajectory, and forces stay the exact gradient of the energy. Evaluated in float64 whatever
+    precision the rest runs in, so that precision does not change the blend.
+    """
+
+    def __init__(self, n_branches: int, hidden: tuple[int, int] = (128, 64)) -> None:
+        super().__init__()
+        widths = (MAX_ATOMIC_NUMBER, *hidden, n_branches)
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+
+    def forward(self, fractions: Tensor) -> Tensor:
+        """(G, 118) element fractions to (G, B) logits, float64."""
+        x = fractions.double()
+        for i, layer in enumerate(self.layers):
+            x = F.linear(F.silu(x) if i else x, layer.weight.double(), layer.bias.double())  # type: ignore[operator, arg-type]
+        return x
+
+
+def composition(graph: AtomGraph) -> Tensor:
+    """(G, 118) float64 number of atoms of each element."""
+    cells = graph.structure_of_atom * MAX_ATOMIC_NUMBER + graph.atomic_numbers - 1
+    counts = torch.bincount(cells, minlength=graph.n_structures * MAX_ATOMIC_NUMBER)
+    return counts.view(graph.n_structures, MAX_ATOMIC_NUMBER).double()
+
+
+def masked_softmax(logits: Tensor, supported: Tensor) -> Tensor:
+    """(G, B) logits to weights over the supported branches (G, B) bool; each row must have one."""
+    return torch.softmax(logits.masked_fill(~supported, -torch.inf), dim=1)

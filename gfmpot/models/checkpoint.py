@@ -1,0 +1,182 @@
+"""One safetensors file per model: weights, and in its header everything else. Strict, versioned, no pickle."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gfmpot.config import did_you_mean, from_mapping, to_mapping
+from gfmpot.models.branches import BranchInfo
+from gfmpot.models.potential import Potential, PotentialConfig
+
+FORMAT = "gfmpot"
+VERSION = 1
+
+Header = dict[str, Any]
+Tensors = dict[str, Tensor]
+
+UPGRADERS: dict[int, Callable[[Header, Tensors], tuple[Header, Tensors]]] = {}
+"""From a format version to the next; a file of an older version passes through them in turn."""
+
+
+class CheckpointError(ValueError):
+    """A file that is no gfmpot model, or a damaged or incompatible one."""
+
+
+def save(potential: Potential, path: str | Path) -> Path:
+    """Write a potential, atomically; by convention the name ends in ``.safetensors``."""
+    from safetensors.torch import save as to_bytes
+
+    path = Path(path)
+    header = json.dumps(_header(potential), ensure_ascii=False)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in potential.state_dict().items()}
+    metadata = {"format": FORMAT, "version": str(VERSION), "header": header, "sha256": _digest(header, tensors)}
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(to_bytes(tensors, metadata))
+    os.replace(partial, path)
+    return path
+
+
+def load(model: str | Path = "default") -> Potential:
+    """A potential from an embedded or cached model's name, or from a file.
+
+    Args:
+        model: a name, looked up in the package and then in the cache (``GFMPOT_CACHE``, else ``~/.cache/gfmpot``), or a path.
+
+    Raises:
+        CheckpointError: no such model; or a truncated, tampered, foreign or incomplete file.
+    """
+    path = find(model)
+    metadata, tensors = _read(path)
+    header = _verified_header(path, metadata, tensors)
+    header, tensors = _upgraded(path, int(metadata["version"]), header, tensors)
+    potential = _build(path, header)
+    _check_tensors(path, potential, tensors)
+    potential.to(next(iter(tensors.values())).dtype)
+    potential.load_state_dict(tensors)
+    return potential.eval()
+
+
+def find(model: str | Path) -> Path:
+    """The file of a named model, or the path itself.
+
+    Raises:
+        CheckpointError: neither.
+    """
+    for folder in _folders():
+        named = folder / f"{model}.safetensors"
+        if named.parent == folder and named.is_file():
+            return named
+    path = Path(model).expanduser()
+    if path.is_file():
+        return path
+    names = available_models()
+    places = " and ".join(str(folder) for folder in _folders())
+    raise CheckpointError(f"no model or file {str(model)!r}{did_you_mean(str(model), names)} (looked in {places})")
+
+
+def available_models() -> list[str]:
+    """Names that :func:`load` knows: embedded models, then cached ones."""
+    return list(dict.fromkeys(path.stem for folder in _folders() for path in sorted(folder.glob("*.safetensors"))))
+
+
+def fingerprint(path: str | Path) -> str:
+    """SHA-256 that a model file states of its header and weights."""
+    metadata, _ = _read(Path(path))
+    return metadata["sha256"]
+
+
+def _folders() -> list[Path]:
+    cache = os.environ.get("GFMPOT_CACHE") or Path("~/.cache/gfmpot").expanduser()
+    return [Path(__file__).parents[1] / "pretrained", Path(cache)]
+
+
+def _header(potential: Potential) -> Header:
+    return {
+        "config": potential.config.to_mapping(),
+        "branches": [to_mapping(branch) for branch in potential.branches],
+        "e0_blend": potential.e0_blend,
+        "metadata": potential.metadata,
+    }
+
+
+def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(header.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _read(path: Path) -> tuple[dict[str, str], Tensors]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path}: {_diagnosis(path)} ({error})") from error
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{path} is a safetensors file, but not a gfmpot model: its metadata has {sorted(metadata) or 'no entries'}, "
+            f"expected format={FORMAT!r}"
+        )
+    return metadata, tensors
+
+
+def _diagnosis(path: Path) -> str:
+    with path.open("rb") as file:
+        start = file.read(9)
+    if start[:2] == b"PK" or start[:1] == b"\x80":
+        return "a PyTorch or pickle file, which gfmpot does not open; export it to a gfmpot model first"
+    if start[8:9] == b"{":
+        return "a damaged safetensors file, probably truncated; fetch it again"
+    return "not a safetensors file"
+
+
+def _verified_header(path: Path, metadata: Mapping[str, str], tensors: Tensors) -> Header:
+    header = metadata.get("header", "")
+    if _digest(header, tensors) != metadata.get("sha256"):
+        raise CheckpointError(f"{path}: SHA-256 does not match; the file was changed or damaged after it was written")
+    parsed: Header = json.loads(header)
+    return parsed
+
+
+def _upgraded(path: Path, version: int, header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
+    if version > VERSION:
+        raise CheckpointError(f"{path} has format version {version}; this gfmpot reads up to {VERSION}: upgrade gfmpot")
+    for older in range(version, VERSION):
+        header, tensors = UPGRADERS[older](header, tensors)
+    return header, tensors
+
+
+def _build(path: Path, header: Header) -> Potential:
+    try:
+        config = PotentialConfig.from_mapping(header["config"])
+        branches = [from_mapping(BranchInfo, branch) for branch in header["branches"]]
+        return Potential(config, branches, header["e0_blend"], header["metadata"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise CheckpointError(f"{path}: its description of the model is not understood: {error}") from error
+
+
+def _check_tensors(path: Path, potential: Potential, tensors: Tensors) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in potential.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    faults = [f"missing {name}" for name in sorted(expected.keys() - found.keys())]
+    faults += [f"unexpected {name}" for name in sorted(found.keys() - expected.keys())]
+    faults += [
+        f"{name} has shape {found[name]}, expected {expected[name]}"
+        for name in sorted(expected.keys() & found.keys())
+        if expected[name] != found[name]
+    ]
+    if faults:
+        raise CheckpointError(f"{path}: weights do not fit the model:\n  " + "\n  ".join(faults))

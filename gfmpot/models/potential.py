@@ -1,0 +1,286 @@
+"""The potential: energies of all branches and of their blend, with forces and stress through one gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from gfmpot.config import did_you_mean, from_mapping, to_mapping
+from gfmpot.graph import AtomGraph, edge_vectors, sum_per_structure
+from gfmpot.graph.ops import forces_from_edge_gradients, stress_from_edge_gradients
+from gfmpot.models.backbone import BackboneConfig, backbone_config, backbone_mapping, build_backbone
+from gfmpot.models.branch_weights import BranchWeightMLP, composition, masked_softmax
+from gfmpot.models.branches import BranchHeads, BranchInfo, HeadConfig
+from gfmpot.models.conditioning import AtomEmbedding
+from gfmpot.models.references import References
+
+Spread = Literal["none", "energy", "forces"]
+
+
+@dataclass(frozen=True)
+class PotentialConfig:
+    """Everything that fixes the shape of a potential, except its branches."""
+
+    backbone: BackboneConfig
+    head: HeadConfig = field(default_factory=HeadConfig)
+    weight_hidden: tuple[int, ...] = (128, 64)
+    max_neighbours: int | None = None
+    """The paper's cap of 20 nearest neighbours; None (the default) keeps all within the cutoff."""
+
+    @classmethod
+    def from_mapping(cls, mapping: Mapping[str, Any]) -> PotentialConfig:
+        """From plain types, as in a checkpoint or a YAML file; ``backbone`` is ``{"name": ..., **settings}``."""
+        if not isinstance(mapping.get("backbone"), Mapping):
+            raise ValueError(f"model: expected backbone: {{name: ..., ...}}, got {mapping.get('backbone')!r}")
+        return from_mapping(cls, {**mapping, "backbone": backbone_config(dict(mapping["backbone"]))}, where="model")
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The inverse of :meth:`from_mapping`."""
+        return {**to_mapping(self), "backbone": backbone_mapping(self.backbone)}
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a potential says of G structures with N atoms; NaN where there is no answer."""
+
+    energy: Tensor  # (G,) eV, float64
+    energies: Tensor | None = None  # (N,) eV per atom; None with readout="graph"
+    forces: Tensor | None = None  # (N, 3) eV/Å
+    stress: Tensor | None = None  # (G, 6) eV/Å³, Voigt; NaN without a volume
+    branch_energies: Tensor | None = None  # (G, B) eV, each on its own theory's scale; NaN if unsupported
+    branch_weights: Tensor | None = None  # (G, B)
+    energy_std: Tensor | None = None  # (G,) eV, spread of the aligned branches; NaN if fewer than two support the structure
+    forces_std: Tensor | None = None  # (N, 3) eV/Å
+
+
+class Potential(nn.Module):
+    """A shared backbone, one branch per dataset, and the network that blends them by composition.
+
+    Args:
+        config: shapes.
+        branches: one entry per branch, in the order of the weights.
+        e0_blend: reference energy (eV) per element of the blend.
+        metadata: free-form facts kept in the checkpoint (training, metrics, data, card).
+    """
+
+    def __init__(
+        self,
+        config: PotentialConfig,
+        branches: Sequence[BranchInfo],
+        e0_blend: Mapping[str, float] | None = None,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_names(branches)
+        self.config, self.branches = config, tuple(branches)
+        self.e0_blend, self.metadata = dict(e0_blend or {}), dict(metadata or {})
+        self.backbone = build_backbone(config.backbone)
+        self.embedding = AtomEmbedding(self.backbone.hidden_features)
+        self.heads = BranchHeads(len(branches), self.backbone.out_features, config.head)
+        self.weights = BranchWeightMLP(len(branches), config.weight_hidden)
+        self.references = References(branches, self.e0_blend)
+        self.register_buffer("scales", torch.tensor([b.scale for b in branches], dtype=torch.float64), persistent=False)
+
+    scales: Tensor
+
+    @property
+    def cutoff(self) -> float:
+        """Å."""
+        return self.config.backbone.cutoff
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the network; geometry and sums of energies are float64 always."""
+        return self.embedding.elements.weight.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.embedding.elements.weight.device
+
+    @property
+    def branch_names(self) -> list[str]:
+        """Names of the branches, in order."""
+        return [branch.name for branch in self.branches]
+
+    @property
+    def atomwise(self) -> bool:
+        """Whether the energy is a sum over atoms."""
+        return self.config.head.readout == "atomwise"
+
+    def forward(
+        self,
+        graph: AtomGraph,
+        *,
+        head: str | None = None,
+        weights: Tensor | None = None,
+        derivatives: bool = True,
+        spread: Spread = "energy",
+        allow_unsupported: bool = False,
+    ) -> Prediction:
+        """Energies of all branches and of the answer, with the answer's forces and stress.
+
+        The answer is the blend by composition, or the blend by ``weights``, or one branch's total energy on its own
+        theory's scale (``head``).
+
+        Args:
+            graph: structures.
+            head: name of the branch that answers.
+            weights: (B,) or (G, B), not negative; unsupported branches are left out and the rest renormalised.
+            derivatives: compute forces and stress.
+            spread: which uncertainty to compute; ``"forces"`` costs one more backward pass per branch.
+            allow_unsupported: answer for elements that no branch has learnt, too.
+
+        Raises:
+            UnsupportedElementsError: no branch (or not the chosen one) supports every element of a structure.
+            ValueError: unknown head, or weights of the wrong shape.
+        """
+        choice = self._choose(graph, head, weights, allow_unsupported)
+        vectors = edge_vectors(graph).to(self.dtype).requires_grad_(derivatives)
+        with torch.set_grad_enabled(derivatives):
+            eps = self._contributions(vectors, graph)
+            aligned = self._per_structure(eps, graph) + self.references.shifts(graph)
+            blended = (choice.weights * aligned).sum(dim=1)
+        forces = stress = forces_std = None
+        if derivatives:
+            gradient = _gradient(blended, vectors, retain=spread == "forces")
+            forces = forces_from_edge_gradients(gradient, graph)
+            stress = stress_from_edge_gradients(gradient, vectors.detach().double(), graph)
+            if spread == "forces":
+                forces_std = self._forces_std(forces, aligned, vectors, choice, graph)
+        own = aligned.detach() - self.references.shifts(graph) + self.references.totals(graph)
+        return Prediction(
+            energy=blended.detach() + composition(graph) @ choice.reference[1:],
+            energies=self._atomic_energies(eps.detach(), choice, graph),
+            forces=forces,
+            stress=stress,
+            branch_energies=own.masked_fill(~choice.supporting, torch.nan),
+            branch_weights=choice.weights,
+            energy_std=None if spread == "none" else _spread(aligned.detach(), blended.detach(), choice),
+            forces_std=forces_std,
+        )
+
+    def labelled(self, graph: AtomGraph, *, derivatives: bool = True, create_graph: bool = True) -> Prediction:
+        """Each structure by the branch that labelled it (``graph.branch``), for training: no other branch is computed.
+
+        ``create_graph`` keeps what a loss on forces and stress needs to reach the weights.
+        """
+        assert graph.branch is not None, "training needs AtomGraph.branch"
+        vectors = edge_vectors(graph).to(self.dtype).requires_grad_(derivatives)
+        with torch.enable_grad():
+            features = self.backbone(self.embedding(graph), vectors, graph)
+            rows = graph.branch[graph.structure_of_atom] if self.atomwise else graph.branch
+            pooled = features if self.atomwise else sum_per_structure(features, graph)
+            eps = self.heads.select(pooled, rows).double() * self.scales[rows]
+            learnt = sum_per_structure(eps, graph) if self.atomwise else eps
+        reference = self.references.own(graph.branch[graph.structure_of_atom], graph.atomic_numbers)
+        energy = learnt + sum_per_structure(reference, graph)
+        if not derivatives:
+            return Prediction(energy=energy)
+        gradient = _gradient(learnt, vectors, retain=create_graph, create_graph=create_graph)
+        return Prediction(
+            energy=energy,
+            forces=forces_from_edge_gradients(gradient, graph),
+            stress=stress_from_edge_gradients(gradient, vectors.double(), graph),
+        )
+
+    def branch_weights(self, graph: AtomGraph, supporting: Tensor | None = None) -> Tensor:
+        """(G, B) float64 weights from the composition, over the branches that support it (G, B)."""
+        counts = composition(graph)
+        logits = self.weights(counts / counts.sum(dim=1, keepdim=True))
+        return masked_softmax(logits, self.references.supporting(graph) if supporting is None else supporting)
+
+    def branch_index(self, head: str) -> int:
+        """Position of a branch.
+
+        Raises:
+            ValueError: unknown name.
+        """
+        if head not in self.branch_names:
+            raise ValueError(f"no head {head!r}{did_you_mean(head, self.branch_names)}")
+        return self.branch_names.index(head)
+
+    def _choose(self, graph: AtomGraph, head: str | None, weights: Tensor | None, allow_unsupported: bool) -> _Choice:
+        if head is not None and weights is not None:
+            raise ValueError("give either head or weights, not both")
+        supporting = self.references.supporting(graph)
+        usable = supporting | self.references.closest(graph) if allow_unsupported else supporting
+        self.references.require(graph, usable)
+        natural = self.branch_weights(graph, usable).detach()
+        reference = self.references.e0_blend
+        if head is not None:
+            index = self.branch_index(head)
+            if not allow_unsupported:
+                self.references.require_branch(graph, index)
+            chosen = torch.zeros_like(natural)
+            chosen[:, index] = 1.0
+            reference = self.references.e0[index] - self.references.alignment[index]
+        elif weights is not None:
+            chosen = self._normalised(weights, usable, graph)
+        else:
+            chosen = natural
+        return _Choice(chosen, natural, supporting, reference)
+
+    def _normalised(self, weights: Tensor, usable: Tensor, graph: AtomGraph) -> Tensor:
+        if weights.shape[-1] != len(self.branches) or (weights < 0).any():
+            raise ValueError(f"expected {len(self.branches)} weights that are not negative, got {weights.tolist()}")
+        masked = weights.to(usable.device, torch.float64).expand(usable.shape) * usable
+        self.references.require(graph, masked > 0)
+        return masked / masked.sum(dim=1, keepdim=True)
+
+    def _contributions(self, vectors: Tensor, graph: AtomGraph) -> Tensor:
+        """ε of all branches, eV in float64: (N, B) by atom, or (G, B) with ``readout="graph"``."""
+        features = self.backbone(self.embedding(graph), vectors, graph)
+        pooled = features if self.atomwise else sum_per_structure(features, graph)
+        return self.heads(pooled).double() * self.scales
+
+    def _per_structure(self, eps: Tensor, graph: AtomGraph) -> Tensor:
+        return sum_per_structure(eps, graph) if self.atomwise else eps
+
+    def _atomic_energies(self, eps: Tensor, choice: _Choice, graph: AtomGraph) -> Tensor | None:
+        """(N,) shares of the answer; they add up to its energy."""
+        if not self.atomwise:
+            return None
+        aligned = eps + self.references.alignment[:, graph.atomic_numbers].T
+        return choice.reference[graph.atomic_numbers] + (choice.weights[graph.structure_of_atom] * aligned).sum(dim=1)
+
+    def _forces_std(self, forces: Tensor, aligned: Tensor, vectors: Tensor, choice: _Choice, graph: AtomGraph) -> Tensor:
+        """(N, 3) spread of the branches' forces about the answer's, weighted as the energies' is."""
+        variance = torch.zeros_like(forces)
+        for b in torch.nonzero(choice.natural.sum(dim=0)).flatten().tolist():
+            own = forces_from_edge_gradients(_gradient(aligned[:, b], vectors, retain=True), graph)
+            variance += choice.natural[graph.structure_of_atom, b].unsqueeze(1) * (own - forces) ** 2
+        alone = (choice.supporting.sum(dim=1) < 2)[graph.structure_of_atom]
+        return variance.sqrt().masked_fill(alone.unsqueeze(1), torch.nan)
+
+
+@dataclass(frozen=True)
+class _Choice:
+    """Who answers for each structure."""
+
+    weights: Tensor  # (G, B) of the answer
+    natural: Tensor  # (G, B) from the composition, which weight the spread
+    supporting: Tensor  # (G, B) bool
+    reference: Tensor  # (119,) eV per element
+
+
+def _gradient(energy: Tensor, vectors: Tensor, *, retain: bool, create_graph: bool = False) -> Tensor:
+    """(E, 3) ∂E/∂(edge vector) in float64; structures do not interact, so one call serves all."""
+    (gradient,) = torch.autograd.grad(energy.sum(), vectors, retain_graph=retain, create_graph=create_graph)
+    return gradient.double()
+
+
+def _spread(aligned: Tensor, answer: Tensor, choice: _Choice) -> Tensor:
+    """(G,) eV: root of the weighted mean square distance of the branches from the answer."""
+    variance = (choice.natural * (aligned - answer.unsqueeze(1)) ** 2).sum(dim=1)
+    return variance.sqrt().masked_fill(choice.supporting.sum(dim=1) < 2, torch.nan)
+
+
+def _check_names(branches: Sequence[BranchInfo]) -> None:
+    names = [branch.name for branch in branches]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"a potential needs branches of different names, got {names}")
