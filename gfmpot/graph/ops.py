@@ -53,4 +53,6 @@ def stress_from_edge_gradients(gradients: Tensor, vectors: Tensor, graph: AtomGr
     virial = _sum_by_index(outer, graph.structure_of_edge, graph.n_structures)
     symmetric = 0.5 * (virial + virial.transpose(1, 2))
     voigt = symmetric.flatten(1)[:, [0, 4, 8, 5, 2, 1]]
-    return voigt / graph.volume.to(voigt.dtype).unsqueeze(1)
+    volume = graph.volume.to(voigt.dtype).unsqueeze(1)
+    # Divide by a number in any case: a NaN divisor would poison gradients of structures that are masked out later.
+    return (voigt / volume.nan_to_num(nan=1.0)).masked_fill(volume.isnan(), torch.nan)

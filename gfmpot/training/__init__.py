@@ -1,0 +1,1 @@
+"""Training of multi-branch potentials: the loop, its loss, the branch weights."""

@@ -1,0 +1,67 @@
+"""Errors of a potential on labelled structures, by branch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import torch
+
+from gfmpot.graph import AtomGraph, BatchBudget
+from gfmpot.models import Potential
+
+Metrics = dict[str, float]
+
+
+def evaluate(potential: Potential, graphs: Iterable[AtomGraph], budget: BatchBudget | None = None) -> dict[str, Metrics]:
+    """Errors of each branch on the structures that it labelled.
+
+    Returns:
+        By branch name: ``energy_mae`` (eV/atom), ``forces_mae`` (eV/Å, mean norm of the error vector),
+        ``forces_relative`` (that over the mean norm of the forces), ``stress_mae`` (eV/Å³, mean absolute component) and
+        ``structures``; NaN where there are no labels.
+    """
+    rows: dict[int, list[_Errors]] = {}
+    for batch in (budget or BatchBudget(max_edges=50_000)).pack(graphs):
+        for branch, errors in _batch_errors(potential, AtomGraph.batch(batch)):
+            rows.setdefault(branch, []).append(errors)
+    return {potential.branch_names[branch]: _summary(rows[branch]) for branch in sorted(rows)}
+
+
+_Errors = tuple[float, "np.ndarray[tuple[int], np.dtype[np.float64]]", "np.ndarray[tuple[int], np.dtype[np.float64]]", float]
+
+
+def _batch_errors(potential: Potential, graph: AtomGraph) -> Iterable[tuple[int, _Errors]]:
+    """Per structure: energy error per atom, norms of force errors and of forces, mean stress error."""
+    assert graph.branch is not None
+    assert graph.energy is not None
+    assert graph.forces is not None
+    assert graph.stress is not None
+    prediction = potential.labelled(graph.to(potential.device), create_graph=False)
+    assert prediction.forces is not None
+    assert prediction.stress is not None
+    energy = ((prediction.energy.detach().cpu() - graph.energy) / graph.atoms_per_structure).abs().numpy()
+    stress = (prediction.stress.detach().cpu() - graph.stress).abs().mean(dim=1).numpy()
+    error = torch.linalg.vector_norm(prediction.forces.detach().cpu() - graph.forces, dim=1).numpy()
+    size = torch.linalg.vector_norm(graph.forces, dim=1).numpy()
+    ends = np.cumsum(graph.atoms_per_structure.numpy())
+    for i, (start, end) in enumerate(zip(np.concatenate([[0], ends[:-1]]), ends, strict=True)):
+        yield int(graph.branch[i]), (float(energy[i]), error[start:end], size[start:end], float(stress[i]))
+
+
+def _summary(rows: list[_Errors]) -> Metrics:
+    energy, error, size, stress = zip(*rows, strict=True)
+    forces_mae = _mean(np.concatenate(error))
+    return {
+        "energy_mae": _mean(np.array(energy)),
+        "forces_mae": forces_mae,
+        "forces_relative": forces_mae / _mean(np.concatenate(size)),
+        "stress_mae": _mean(np.array(stress)),
+        "structures": float(len(rows)),
+    }
+
+
+def _mean(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+    """The mean of what is not NaN, or NaN."""
+    labelled = values[np.isfinite(values)]
+    return float(labelled.mean()) if len(labelled) else float("nan")
