@@ -1,0 +1,199 @@
+"""The ASE calculator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from ase import Atoms
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
+
+from gfmpot.config import did_you_mean
+from gfmpot.graph import AtomGraph, VerletList, graph_from_atoms
+from gfmpot.inference import Predictor, Results
+from gfmpot.models import Potential
+
+
+class GFMCalculator(Calculator):  # type: ignore[misc]
+    """Energies, forces and stress of a multi-branch graph foundation model.
+
+    >>> atoms.calc = GFMCalculator()          # the embedded model; nothing is downloaded
+    >>> atoms.calc = GFMCalculator(head="mp-pbe-u")   # one level of theory instead of the blend
+
+    Beside ASE's properties, ``results`` has ``branch_energies`` (eV, each on its own theory's scale),
+    ``branch_weights``, ``energy_std`` (eV, spread of the branches) and, with ``uncertainty="forces"``, ``forces_std``.
+    Stress needs a volume: at least one periodic direction and no zero cell vector.
+
+    Args:
+        model: name of an embedded or cached model, path of a checkpoint, or a :class:`gfmpot.Potential`.
+        head: the branch that answers, on its theory's own energy scale; None blends the branches by composition.
+        weights: weight by branch name, instead of those from the composition.
+        precision: of the network, ``"fp32"``, ``"fp64"`` or ``"bf16"``; geometry and energy sums are always float64.
+        device: e.g. ``"cpu"`` or ``"cuda"``; None takes a GPU if there is one.
+        compile: compile the network; worth it for long runs, and checked against the plain one at the start.
+        charge: total charge of structures that do not state one in ``atoms.info["charge"]``.
+        spin: multiplicity 2S+1 of structures that do not state one in ``atoms.info["spin"]``; None is unspecified.
+        uncertainty: ``"energy"``, or ``"forces"`` for ``forces_std`` at one more backward pass per branch.
+        allow_unsupported: answer for elements that no branch has learnt, too.
+        skin: Å, of the neighbour list that is kept between steps.
+        atoms: attach the calculator to these atoms.
+        stress_weight: ignored; ``pymatgen.Structure.relax`` passes it to calculator classes.
+
+    Raises:
+        ValueError: unknown model, head, precision, or unusable weights.
+    """
+
+    name = "gfmpot"
+    implemented_properties: ClassVar[list[str]] = ["energy", "free_energy", "forces", "stress", "energies"]
+    default_parameters: ClassVar[dict[str, Any]] = {
+        "model": "default",
+        "head": None,
+        "weights": None,
+        "precision": "fp32",
+        "device": None,
+        "compile": False,
+        "charge": 0,
+        "spin": None,
+        "uncertainty": "energy",
+        "allow_unsupported": False,
+        "skin": 0.5,
+    }
+
+    def __init__(
+        self,
+        model: str | Path | Potential = "default",
+        *,
+        head: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        precision: str = "fp32",
+        device: str | None = None,
+        compile: bool = False,
+        charge: int = 0,
+        spin: int | None = None,
+        uncertainty: Literal["energy", "forces"] = "energy",
+        allow_unsupported: bool = False,
+        skin: float = 0.5,
+        atoms: Atoms | None = None,
+        stress_weight: float | None = None,
+    ) -> None:
+        self._model = model
+        self._predictor: Predictor | None = None
+        super().__init__(
+            atoms=atoms,
+            model=_model_name(model),
+            head=head,
+            weights=None if weights is None else dict(weights),
+            precision=precision,
+            device=device,
+            compile=compile,
+            charge=charge,
+            spin=spin,
+            uncertainty=uncertainty,
+            allow_unsupported=allow_unsupported,
+            skin=skin,
+        )
+        self._prepare()
+
+    @property
+    def predictor(self) -> Predictor:
+        """What evaluates the model."""
+        assert self._predictor is not None
+        return self._predictor
+
+    @property
+    def potential(self) -> Potential:
+        """The model, in the calculator's precision."""
+        return self.predictor.potential
+
+    def set(self, **kwargs: Any) -> dict[str, Any]:
+        """Change parameters; results are forgotten and the model is prepared anew.
+
+        Raises:
+            ValueError: unknown parameter.
+        """
+        for key in kwargs:
+            if key not in self.default_parameters:
+                raise ValueError(f"GFMCalculator has no parameter {key!r}{did_you_mean(key, self.default_parameters)}")
+        if "model" in kwargs and self._predictor is not None:
+            self._model, kwargs["model"] = kwargs["model"], _model_name(kwargs["model"])
+        changed: dict[str, Any] = super().set(**kwargs)
+        if changed and self._predictor is not None:
+            self._prepare()
+            self.reset()
+        return changed
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = tuple(all_changes),
+    ) -> None:
+        """Evaluate everything at once.
+
+        Raises:
+            InvalidStructureError, UnsupportedElementsError: structures that the model cannot answer for.
+            PropertyNotImplementedError: stress without a volume, or per-atom energies of a graph-level model.
+        """
+        super().calculate(atoms, properties, system_changes)
+        (self.results,) = self.predictor(self._graph(self.atoms, self._verlet))
+        if "stress" in properties and "stress" not in self.results:
+            raise PropertyNotImplementedError(
+                "stress needs a volume: a periodic direction and three cell vectors that are not zero, "
+                f"got pbc={self.atoms.pbc.tolist()} and cell lengths {self.atoms.cell.lengths().tolist()} Å"
+            )
+        if "energies" in properties and "energies" not in self.results:
+            raise PropertyNotImplementedError("this model predicts whole structures (readout='graph'), not atoms")
+
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What has changed since the last evaluation, charge and spin in ``atoms.info`` included."""
+        changes: list[str] = super().check_state(atoms, tol=tol)
+        if self.atoms is not None:
+            changes += [key for key in ("charge", "spin") if atoms.info.get(key) != self.atoms.info.get(key)]
+        return changes
+
+    def evaluate_many(self, structures: Iterable[Atoms]) -> list[Results]:
+        """Results of many structures, evaluated in batches; the same as one by one, and faster.
+
+        Raises:
+            ValueError: a structure that the model cannot answer for; the message names its position in the list.
+        """
+        return list(self.predictor.many(self._graphs(structures)))
+
+    def freeze_weights(self, reference: Atoms) -> dict[str, float]:
+        """Use the branch weights of ``reference`` for every structure from now on, and return them.
+
+        The blend follows the whole composition, so two unlike fragments far apart do not add exactly. With weights frozen
+        to those of the whole (slab and adsorbate, compound and elements) energy differences are consistent.
+        """
+        weights = self.predictor.composition_weights(self._graph(reference))
+        self.set(weights=weights)
+        return weights
+
+    def _prepare(self) -> None:
+        options = {key: value for key, value in self.parameters.items() if key not in ("model", "charge", "spin", "skin")}
+        self._predictor = Predictor(self._model, **options)
+        self._verlet = VerletList(self._predictor.cutoff, self.parameters["skin"])
+
+    def _graph(self, atoms: Atoms, search: VerletList | None = None) -> AtomGraph:
+        p = self.parameters
+        return graph_from_atoms(
+            atoms,
+            cutoff=self.predictor.cutoff,
+            charge=p["charge"],
+            spin=p["spin"],
+            max_neighbours=self.predictor.max_neighbours,
+            search=search,
+        )
+
+    def _graphs(self, structures: Iterable[Atoms]) -> Iterable[AtomGraph]:
+        for i, atoms in enumerate(structures):
+            try:
+                yield self._graph(atoms)
+            except ValueError as error:
+                raise type(error)(f"structure {i} ({atoms.get_chemical_formula()}): {error}") from error
+
+
+def _model_name(model: str | Path | Potential) -> str:
+    """What stands for the model in ``todict()``: JSON has no room for weights."""
+    return str(model.metadata.get("name", "in-memory")) if isinstance(model, Potential) else str(model)

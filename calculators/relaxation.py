@@ -1,0 +1,90 @@
+"""Relaxation of positions and cell with ASE's optimizers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+
+OptimizerName = Literal["FIRE", "LBFGS", "BFGS"]
+
+
+@dataclass(frozen=True)
+class Relaxed:
+    """The end of a relaxation and the way there."""
+
+    atoms: Atoms
+    converged: bool
+    steps: int
+    frames: list[Atoms]
+    """Every step, with energy, forces and (where there is one) stress attached."""
+
+    @property
+    def energies(self) -> list[float]:
+        """Energy of every step, eV."""
+        return [float(frame.get_potential_energy()) for frame in self.frames]
+
+
+def relax(
+    atoms: Atoms,
+    *,
+    cell: bool = False,
+    fmax: float = 0.05,
+    steps: int = 500,
+    optimizer: OptimizerName = "FIRE",
+    trajectory: str | Path | None = None,
+) -> Relaxed:
+    """Relax a copy of ``atoms`` with the calculator attached to it.
+
+    Args:
+        atoms: start; its calculator is used, and constraints are kept.
+        cell: relax the cell too (FrechetCellFilter, along the periodic directions); needs a volume.
+        fmax: eV/Å, largest force (and, with ``cell``, largest generalised force of the cell) to stop at.
+        steps: the most steps to take.
+        optimizer: name of one of ASE's.
+        trajectory: write every step to this ASE trajectory file.
+
+    Raises:
+        ValueError: no calculator, ``cell`` without a volume, or an unknown optimizer.
+    """
+    import ase.optimize
+    from ase.filters import FrechetCellFilter
+    from ase.io import write
+
+    if optimizer not in get_args(OptimizerName):
+        raise ValueError(f"no optimizer {optimizer!r}; known: {', '.join(get_args(OptimizerName))}")
+    if fmax <= 0 or steps < 0:
+        raise ValueError(f"fmax must be positive and steps not negative, got {fmax} eV/Å and {steps}")
+    if atoms.calc is None:
+        raise ValueError("attach a calculator first: atoms.calc = GFMCalculator()")
+    if cell and not (atoms.pbc.any() and atoms.cell.rank == 3):
+        raise ValueError("cannot relax the cell of a structure without a volume; use cell=False")
+    moving = atoms.copy()
+    moving.calc = atoms.calc
+    frames: list[Atoms] = []
+    target = FrechetCellFilter(moving, mask=_periodic_strains(moving.pbc)) if cell else moving
+    dynamics = getattr(ase.optimize, optimizer)(target, logfile=None)
+    dynamics.attach(lambda: frames.append(snapshot(moving)))
+    converged = bool(dynamics.run(fmax=fmax, steps=steps))
+    if trajectory is not None:
+        write(trajectory, frames)
+    return Relaxed(moving, converged, dynamics.get_number_of_steps(), frames)
+
+
+def snapshot(atoms: Atoms) -> Atoms:
+    """A copy that keeps the results of the last evaluation without the calculator."""
+    results = atoms.calc.results
+    kept = {key: results[key] for key in ("energy", "free_energy", "forces", "stress") if key in results}
+    frame = atoms.copy()
+    frame.calc = SinglePointCalculator(frame, **kept)
+    return frame
+
+
+def _periodic_strains(pbc: np.ndarray) -> list[bool]:
+    """Voigt mask (xx yy zz yz xz xy) of the strains along periodic directions: a vacuum is not squeezed out."""
+    a, b, c = (bool(flag) for flag in pbc)
+    return [a, b, c, b and c, a and c, a and b]

@@ -1,0 +1,194 @@
+"""Evaluates a potential, in a chosen precision, on one structure or on any number of them."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from gfmpot.config import did_you_mean
+from gfmpot.graph import AtomGraph, BatchBudget
+from gfmpot.inference.precision import dense_layers_in, network_dtype
+from gfmpot.models import Potential, Prediction, load
+
+Results = dict[str, Any]
+"""``energy``, ``free_energy``, ``forces``, ``stress`` (where there is a volume), ``energies`` (not with graph readout),
+``branch_energies`` and ``branch_weights`` by branch name, ``energy_std`` and, on request, ``forces_std``; eV and Å."""
+
+
+class Predictor:
+    """A potential made ready to answer.
+
+    Args:
+        model: name of an embedded or cached model, path of a checkpoint, or a potential (which is copied).
+        head: the branch that answers; None blends them by composition.
+        weights: weight by branch name, instead of those from the composition; the others get none.
+        precision: ``fp32``, ``fp64`` or ``bf16``.
+        device: where to run; None takes a CUDA or ROCm device if there is one.
+        compile: let TorchInductor compile the backbone; checked against the plain one at the first evaluation.
+        uncertainty: ``"energy"``, or ``"forces"`` for the spread of forces too, at one more backward pass per branch.
+        allow_unsupported: answer for elements that no branch has learnt.
+        budget: the largest batch.
+
+    Raises:
+        ValueError: an unknown model, head or precision, or unusable weights.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | Potential = "default",
+        *,
+        head: str | None = None,
+        weights: Mapping[str, float] | None = None,
+        precision: str = "fp32",
+        device: str | torch.device | None = None,
+        compile: bool = False,
+        uncertainty: Literal["energy", "forces"] = "energy",
+        allow_unsupported: bool = False,
+        budget: BatchBudget | None = None,
+    ) -> None:
+        if uncertainty not in ("energy", "forces"):
+            raise ValueError(f"uncertainty must be 'energy' or 'forces', got {uncertainty!r}")
+        if head is not None and weights is not None:
+            raise ValueError("give either head or weights, not both")
+        potential = copy.deepcopy(model) if isinstance(model, Potential) else load(model)
+        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.potential = potential.eval().requires_grad_(False).to(self.device, network_dtype(precision))
+        self.precision, self.head, self.uncertainty = precision, head, uncertainty
+        self.allow_unsupported, self.budget = allow_unsupported, budget or BatchBudget()
+        if head is not None:
+            self.potential.branch_index(head)
+        self.weights = None if weights is None else self._weight_vector(weights)
+        self._charges_warned: set[int] = set()
+        self._compiling = bool(compile)
+        if potential.config.max_neighbours is not None:
+            _warn_of_cap(potential.config.max_neighbours)
+
+    @property
+    def cutoff(self) -> float:
+        """Å."""
+        return self.potential.cutoff
+
+    @property
+    def max_neighbours(self) -> int | None:
+        """The model's cap on neighbours, None for all."""
+        return self.potential.config.max_neighbours
+
+    def __call__(self, graph: AtomGraph) -> list[Results]:
+        """Results of each structure in one batch."""
+        if self._compiling:
+            self._compile(graph)
+        self._warn_of_charges(graph)
+        prediction = self._predict(graph)
+        return split_results(prediction, graph, self.potential.branch_names)
+
+    def many(self, graphs: Iterable[AtomGraph]) -> Iterator[Results]:
+        """Results of each structure, evaluated in batches within the budget, in order."""
+        for batch in self.budget.pack(graphs):
+            yield from self(AtomGraph.batch(batch))
+
+    def composition_weights(self, graph: AtomGraph) -> dict[str, float]:
+        """The weights that the blend gives to a structure, to be frozen for others."""
+        weights = self.potential.branch_weights(graph.to(self.device))[0]
+        return dict(zip(self.potential.branch_names, weights.tolist(), strict=True))
+
+    def _predict(self, graph: AtomGraph) -> Prediction:
+        with dense_layers_in(self.precision, self.device):
+            return self.potential(  # type: ignore[no-any-return]
+                graph.to(self.device),
+                head=self.head,
+                weights=self.weights,
+                spread=self.uncertainty,
+                allow_unsupported=self.allow_unsupported,
+            )
+
+    def _weight_vector(self, weights: Mapping[str, float]) -> Tensor:
+        names = self.potential.branch_names
+        for name in weights:
+            if name not in names:
+                raise ValueError(f"weights: no branch {name!r}{did_you_mean(name, names)}")
+        vector = torch.tensor([float(weights.get(name, 0.0)) for name in names], dtype=torch.float64)
+        if not torch.isfinite(vector).all() or (vector < 0).any() or vector.sum() == 0:
+            raise ValueError(f"weights must be finite, not negative and not all zero, got {dict(weights)}")
+        return vector / vector.sum()
+
+    def _compile(self, graph: AtomGraph) -> None:
+        """Compile the backbone and keep it only if it gives the plain one's energy and forces."""
+        self._compiling = False
+        plain = self._predict(graph)
+        self.potential.backbone.compile(dynamic=True)
+        try:
+            fast = self._predict(graph)
+            difference = _difference(plain, fast)
+            tolerance = 1e-9 if self.potential.dtype == torch.float64 else 1e-3
+            problem = f"it differs by {difference:.2g} (eV, eV/Å)" if not difference <= tolerance else ""
+        except Exception as error:  # whatever the compiler stack raises, the plain path still works
+            problem = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        if problem:
+            self.potential.backbone._compiled_call_impl = None
+            warnings.warn(f"compiled evaluation is not used: {problem}", RuntimeWarning, stacklevel=4)
+
+    def _warn_of_charges(self, graph: AtomGraph) -> None:
+        """Once per charge that no branch was trained on."""
+        trained = {charge for branch in self.potential.branches for charge in branch.charges}
+        for charge in set(graph.charge.tolist()) - trained - self._charges_warned:
+            self._charges_warned.add(charge)
+            message = f"no branch was trained on total charge {charge:+d} (trained: {sorted(trained)}); the answer is a guess"
+            warnings.warn(message, UserWarning, stacklevel=3)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Compiled code does not travel; the copy goes on with the plain path."""
+        state = dict(self.__dict__)
+        if self.potential.backbone._compiled_call_impl is not None:
+            state["potential"] = _without_compiled_code(self.potential)
+        return state
+
+
+def split_results(prediction: Prediction, graph: AtomGraph, names: list[str]) -> list[Results]:
+    """The results of each structure of a batch as NumPy arrays and floats."""
+    fields = {name: None if value is None else value.cpu().numpy() for name, value in vars(prediction).items()}
+    ends = np.cumsum(graph.atoms_per_structure.cpu().numpy())
+    starts = np.concatenate([[0], ends[:-1]])
+    return [_structure_results(fields, names, i, slice(a, b)) for i, (a, b) in enumerate(zip(starts, ends, strict=True))]
+
+
+def _structure_results(fields: dict[str, Any], names: list[str], i: int, atoms: slice) -> Results:
+    results: Results = {"energy": float(fields["energy"][i]), "free_energy": float(fields["energy"][i])}
+    for name in ("forces", "energies", "forces_std"):
+        if fields[name] is not None:
+            results[name] = fields[name][atoms]
+    if np.isfinite(fields["stress"][i]).all():
+        results["stress"] = fields["stress"][i]
+    energies, weights = fields["branch_energies"][i], fields["branch_weights"][i]
+    results["branch_energies"] = {n: float(e) for n, e in zip(names, energies, strict=True) if np.isfinite(e)}
+    results["branch_weights"] = {n: float(w) for n, w in zip(names, weights, strict=True)}
+    results["energy_std"] = float(fields["energy_std"][i])
+    return results
+
+
+def _difference(a: Prediction, b: Prediction) -> float:
+    assert a.forces is not None
+    assert b.forces is not None
+    return max(float((a.energy - b.energy).abs().max()), float((a.forces - b.forces).abs().max()))
+
+
+def _without_compiled_code(potential: Potential) -> Potential:
+    plain = Potential(potential.config, potential.branches, potential.e0_blend, potential.metadata)
+    plain.to(potential.device, potential.dtype)
+    plain.load_state_dict(potential.state_dict())
+    return plain.eval().requires_grad_(False)
+
+
+def _warn_of_cap(max_neighbours: int) -> None:
+    warnings.warn(
+        f"this model keeps only the {max_neighbours} nearest neighbours: its energy jumps when neighbours change "
+        "places, so do not run dynamics with it",
+        UserWarning,
+        stacklevel=3,
+    )
