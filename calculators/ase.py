@@ -163,15 +163,17 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
     def freeze_weights(self, reference: Atoms) -> dict[str, float]:
         """Use the branch weights of ``reference`` for every structure from now on, and return them.
 
-        The blend follows the whole composition, so two unlike fragments far apart do not add exactly. With weights frozen
-        to those of the whole (slab and adsorbate, compound and elements) energy differences are consistent.
+        The blend follows the whole composition, so two unlike fragments far apart do not add exactly. With weights
+        frozen to those of the whole (slab and adsorbate, compound and elements) energy differences are consistent.
         """
         weights = self.predictor.composition_weights(self._graph(reference))
         self.set(weights=weights)
         return weights
 
     def _prepare(self) -> None:
-        options = {key: value for key, value in self.parameters.items() if key not in ("model", "charge", "spin", "skin")}
+        options = {
+            key: value for key, value in self.parameters.items() if key not in ("model", "charge", "spin", "skin")
+        }
         self._predictor = Predictor(self._model, **options)
         self._verlet = VerletList(self._predictor.cutoff, self.parameters["skin"])
 

@@ -1,4 +1,1 @@
-"""Recipes: one declarative file per task."""
-
-if __name__ != "gfmpot.recipes":
-    raise ImportError("import gfmpot.recipes, not recipes")
+"""Recipes: one declarative file per task; each runs as a script, and is reachable after a plain install."""

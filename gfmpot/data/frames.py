@@ -68,8 +68,8 @@ class FrameSet:
         indices = np.asarray(indices, dtype=np.int64)
         spans = [np.arange(self.offsets[i], self.offsets[i + 1]) for i in indices]
         atoms = np.concatenate(spans) if spans else np.zeros(0, dtype=np.int64)
-        per_structure = {name: getattr(self, name)[indices] for name in _PER_STRUCTURE}
-        per_atom = {name: getattr(self, name)[atoms] for name in _PER_ATOM}
+        per_structure: dict[str, Any] = {name: getattr(self, name)[indices] for name in _PER_STRUCTURE}
+        per_atom: dict[str, Any] = {name: getattr(self, name)[atoms] for name in _PER_ATOM}
         return FrameSet(self.name, offsets=_offsets(self.atoms_per_structure[indices]), **per_structure, **per_atom)
 
     def graph(self, i: int, cutoff: float, branch: int = 0, max_neighbours: int | None = None) -> AtomGraph:
@@ -103,7 +103,8 @@ class FrameSet:
     def join(cls, name: str, sets: Sequence[FrameSet]) -> FrameSet:
         """Several sets as one."""
         counts = np.concatenate([s.atoms_per_structure for s in sets])
-        fields = {field: np.concatenate([getattr(s, field) for s in sets]) for field in (*_PER_ATOM, *_PER_STRUCTURE)}
+        names = (*_PER_ATOM, *_PER_STRUCTURE)
+        fields: dict[str, Any] = {name: np.concatenate([getattr(s, name) for s in sets]) for name in names}
         return cls(name, offsets=_offsets(counts), **fields)
 
     @classmethod
@@ -112,8 +113,8 @@ class FrameSet:
         rows = [_row(i, atoms) for i, atoms in enumerate(frames)]
         if not rows:
             raise ValueError(f"{name}: no structures")
-        per_atom = {field: np.concatenate([row[field] for row in rows]) for field in _PER_ATOM}
-        per_structure = {field: np.stack([row[field] for row in rows]) for field in _PER_STRUCTURE}
+        per_atom: dict[str, Any] = {field: np.concatenate([row[field] for row in rows]) for field in _PER_ATOM}
+        per_structure: dict[str, Any] = {field: np.stack([row[field] for row in rows]) for field in _PER_STRUCTURE}
         return cls(name, offsets=_offsets([len(row["numbers"]) for row in rows]), **per_atom, **per_structure)
 
     @classmethod
@@ -131,7 +132,9 @@ class FrameSet:
             raise ValueError(f"{path}: missing {', '.join(missing)}; expected the packed layout of docs/data.md")
         size, atoms = len(arrays["natoms"]), int(arrays["natoms"].sum())
         if len(arrays["numbers"]) != atoms or len(arrays["energy"]) != size:
-            raise ValueError(f"{path}: natoms sums to {atoms} in {size} structures, but {len(arrays['numbers'])} numbers")
+            raise ValueError(
+                f"{path}: natoms sums to {atoms} in {size} structures, but {len(arrays['numbers'])} numbers"
+            )
         group = arrays.get("group", np.arange(size))
         return cls(
             path.stem,

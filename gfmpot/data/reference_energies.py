@@ -12,8 +12,8 @@ def fit_reference_energies(
 ) -> dict[str, float]:
     """Least-squares energy of each element, for the elements that the data have.
 
-    Minimises ``Σ_s (E_s / n_s − Σ_Z x_sZ e_Z)² + ridge Σ_Z (e_Z − ē)²`` over element fractions x, with ē the mean energy
-    per atom: elements that always occur together share their sum evenly instead of taking huge opposite values.
+    Minimises ``Σ_s (E_s / n_s − Σ_Z x_sZ e_Z)² + ridge Σ_Z (e_Z − ē)²`` over element fractions x, with ē the mean
+    energy per atom: elements that always occur together share their sum evenly instead of taking huge opposite values.
     Fit it on the training split only.
 
     Args:
@@ -32,7 +32,9 @@ def fit_reference_energies(
     present = (composition[labelled] > 0).sum(axis=0) >= min_structures
     usable = labelled & ~(composition[:, ~present] > 0).any(axis=1)
     if not usable.any():
-        raise ValueError(f"no structure of {len(energies)} is labelled and made of elements in ≥{min_structures} structures")
+        raise ValueError(
+            f"no structure of {len(energies)} is labelled and made of elements in ≥{min_structures} structures"
+        )
     counts = composition[usable][:, present]
     atoms = counts.sum(axis=1)
     fractions, per_atom = counts / atoms[:, None], energies[usable] / atoms

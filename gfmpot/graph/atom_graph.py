@@ -112,7 +112,9 @@ class AtomGraph:
             parts = [getattr(graph, name) for graph in graphs]
             present = [part for part in parts if part is not None]
             if present and len(present) != len(parts):
-                raise ValueError(f"cannot batch: {len(present)} of {len(parts)} graphs have {name!r}; give it to all or none")
+                raise ValueError(
+                    f"cannot batch: {len(present)} of {len(parts)} graphs have {name!r}; give it to all or none"
+                )
             joined[name] = torch.cat(present) if present else None
         joined["edge_index"] = torch.cat(_shifted(graphs, "edge_index", "n_atoms"), dim=1)
         joined["structure_of_atom"] = torch.cat(_shifted(graphs, "structure_of_atom", "n_structures"))

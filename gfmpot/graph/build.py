@@ -79,7 +79,9 @@ def build_graph(
     )
 
 
-def graph_from_atoms(atoms: Atoms, *, cutoff: float, charge: int = 0, spin: int | None = None, **options: Any) -> AtomGraph:
+def graph_from_atoms(
+    atoms: Atoms, *, cutoff: float, charge: int = 0, spin: int | None = None, **options: Any
+) -> AtomGraph:
     """The graph of ``ase.Atoms``; ``atoms.info["charge"]`` and ``["spin"]`` take precedence over the arguments.
 
     ``options`` and errors are those of :func:`build_graph`. ``atoms`` is not changed.
@@ -121,7 +123,9 @@ def _check_atoms(z: NDArray[np.int64], xyz: FloatArray, box: FloatArray) -> None
     unknown = np.flatnonzero((z < 1) | (z > MAX_ATOMIC_NUMBER))
     if len(unknown):
         i = unknown[0]
-        raise InvalidStructureError(f"atom {i} has atomic number {z[i]}, which is no element (1 to {MAX_ATOMIC_NUMBER})")
+        raise InvalidStructureError(
+            f"atom {i} has atomic number {z[i]}, which is no element (1 to {MAX_ATOMIC_NUMBER})"
+        )
     bad = np.flatnonzero(~np.isfinite(xyz).all(axis=1))
     if len(bad):
         raise InvalidStructureError(f"atom {bad[0]} has a position that is not finite: {xyz[bad[0]].tolist()}")
@@ -138,8 +142,8 @@ def _check_spin(z: NDArray[np.int64], charge: int, spin: int | None) -> None:
     if spin < 1 or spin > electrons + 1 or (electrons + spin) % 2 == 0:
         parity = "odd" if electrons % 2 == 0 else "even"
         raise InvalidStructureError(
-            f"multiplicity {spin} is impossible with {electrons} electrons: it must be {parity}, at least 1 and at most "
-            f"{electrons + 1} (or None for unspecified)"
+            f"multiplicity {spin} is impossible with {electrons} electrons: it must be {parity}, at least 1 and "
+            f"at most {electrons + 1} (or None for unspecified)"
         )
 
 
@@ -158,6 +162,6 @@ def _check_contacts(z: NDArray[np.int64], edges: NeighbourList) -> None:
     closest = int(edges.distances.argmin())
     i, j = sorted(edges.edge_index[:, closest].tolist())
     raise InvalidStructureError(
-        f"atoms {i} (Z={z[i]}) and {j} (Z={z[j]}) are {edges.distances[closest]:.3g} Å apart; closer than {COINCIDENT} Å "
-        "is taken for a mistake: remove duplicates or check the cell and its units"
+        f"atoms {i} (Z={z[i]}) and {j} (Z={z[j]}) are {edges.distances[closest]:.3g} Å apart; closer than "
+        f"{COINCIDENT} Å is taken for a mistake: remove duplicates or check the cell and its units"
     )

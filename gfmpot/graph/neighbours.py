@@ -48,7 +48,7 @@ def neighbour_list(positions: FloatArray, cell: FloatArray, pbc: NDArray[np.bool
 
 
 def completed_cell(cell: FloatArray, pbc: NDArray[np.bool_]) -> FloatArray:
-    """The cell with unit vectors, normal to the periodic ones and to each other, in the directions that are not periodic.
+    """The cell with its vectors that are not periodic replaced by unit vectors normal to the others.
 
     Raises:
         ValueError: periodic lattice vectors that are zero or linearly dependent.

@@ -12,11 +12,11 @@ class VerletList:
     """Neighbour lists of a slowly changing structure, searched only when the skin is used up.
 
     The search keeps pairs within ``cutoff + skin`` of the reference geometry. The current list is the part of them
-    within ``cutoff`` now, in the order of a fresh search: results equal a fresh list bit for bit. Displacements are those
-    of the positions as given (never wrapped) against the reference moved along with the cell, so the list survives
-    changes of the cell as well. With the deformation gradient's smallest singular value σ and the largest remaining
-    displacement δ, a pair now within the cutoff lay within ``(cutoff + 2 δ) / σ`` of the reference; the search is
-    repeated when that exceeds ``cutoff + skin``, which at constant cell is the usual half-skin criterion.
+    within ``cutoff`` now, in the order of a fresh search: results equal a fresh list bit for bit. Displacements are
+    those of the positions as given (never wrapped) against the reference moved along with the cell, so the list
+    survives changes of the cell as well. With the deformation gradient's smallest singular value σ and the largest
+    remaining displacement δ, a pair now within the cutoff lay within ``(cutoff + 2 δ) / σ`` of the reference; the
+    search is repeated when that exceeds ``cutoff + skin``, which at constant cell is the usual half-skin criterion.
     """
 
     def __init__(self, cutoff: float, skin: float = 0.5) -> None:

@@ -139,7 +139,9 @@ class Predictor:
         trained = {charge for branch in self.potential.branches for charge in branch.charges}
         for charge in set(graph.charge.tolist()) - trained - self._charges_warned:
             self._charges_warned.add(charge)
-            message = f"no branch was trained on total charge {charge:+d} (trained: {sorted(trained)}); the answer is a guess"
+            message = (
+                f"no branch was trained on total charge {charge:+d} (trained: {sorted(trained)}); the answer is a guess"
+            )
             warnings.warn(message, UserWarning, stacklevel=3)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -155,7 +157,9 @@ def split_results(prediction: Prediction, graph: AtomGraph, names: list[str]) ->
     fields = {name: None if value is None else value.cpu().numpy() for name, value in vars(prediction).items()}
     ends = np.cumsum(graph.atoms_per_structure.cpu().numpy())
     starts = np.concatenate([[0], ends[:-1]])
-    return [_structure_results(fields, names, i, slice(a, b)) for i, (a, b) in enumerate(zip(starts, ends, strict=True))]
+    return [
+        _structure_results(fields, names, i, slice(a, b)) for i, (a, b) in enumerate(zip(starts, ends, strict=True))
+    ]
 
 
 def _structure_results(fields: dict[str, Any], names: list[str], i: int, atoms: slice) -> Results:

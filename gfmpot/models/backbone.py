@@ -26,16 +26,18 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         if self.cutoff <= 0 or self.mean_neighbours <= 0:
-            raise ValueError(f"cutoff and mean_neighbours must be positive, got {self.cutoff} Å and {self.mean_neighbours}")
+            raise ValueError(
+                f"cutoff and mean_neighbours must be positive, got {self.cutoff} Å and {self.mean_neighbours}"
+            )
 
 
 class Backbone(nn.Module, ABC):
     """A graph to invariant features of its atoms.
 
-    A subclass lives in ``gfmpot/models/backbones/<name>.py``, has a frozen dataclass of settings as ``Config``, and needs
-    no registration: the file's name is the backbone's. It must be smooth in the edge vectors up to and including the
-    cutoff, finite for atoms without neighbours, and invariant under rotation and reflection;
-    :mod:`gfmpot.testing` checks that.
+    A subclass lives in ``gfmpot/models/backbones/<name>.py``, has a frozen dataclass of settings as ``Config``, and
+    needs no registration: the file's name is the backbone's. It must be smooth in the edge vectors up to and including
+    the cutoff, finite for atoms without neighbours, and invariant under rotation and reflection; :mod:`gfmpot.testing`
+    checks that.
     """
 
     Config: ClassVar[type[BackboneConfig]]
@@ -80,7 +82,8 @@ def backbone_class(name: str) -> type[Backbone]:
     found = [value for value in vars(module).values() if _is_backbone_of(value, module.__name__)]
     if len(found) != 1:
         raise ValueError(f"{module.__file__} must define one subclass of Backbone, found {len(found)}")
-    return found[0]
+    cls: type[Backbone] = found[0]
+    return cls
 
 
 def backbone_config(mapping: dict[str, Any]) -> BackboneConfig:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -13,21 +15,21 @@ from gfmpot.graph.build import MAX_ATOMIC_NUMBER
 class BranchWeightMLP(nn.Module):
     """Element fractions → 128 → 64 → one logit per branch.
 
-    Fractions, not counts, so that a supercell has the weights of its cell. Weights depend on the composition alone: they
-    are constant along a trajectory, and forces stay the exact gradient of the energy. Evaluated in float64 whatever
-    precision the rest runs in, so that precision does not change the blend.
+    Fractions, not counts, so that a supercell has the weights of its cell. Weights depend on the composition alone:
+    they are constant along a trajectory, and forces stay the exact gradient of the energy. Evaluated in float64
+    whatever precision the rest runs in, so that precision does not change the blend.
     """
 
-    def __init__(self, n_branches: int, hidden: tuple[int, int] = (128, 64)) -> None:
+    def __init__(self, n_branches: int, hidden: tuple[int, ...] = (128, 64)) -> None:
         super().__init__()
         widths = (MAX_ATOMIC_NUMBER, *hidden, n_branches)
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(widths))
 
     def forward(self, fractions: Tensor) -> Tensor:
         """(G, 118) element fractions to (G, B) logits, float64."""
         x = fractions.double()
         for i, layer in enumerate(self.layers):
-            x = F.linear(F.silu(x) if i else x, layer.weight.double(), layer.bias.double())  # type: ignore[operator, arg-type]
+            x = F.linear(F.silu(x) if i else x, layer.weight.double(), layer.bias.double())  # type: ignore[arg-type]
         return x
 
 

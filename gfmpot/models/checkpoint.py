@@ -35,12 +35,12 @@ def save(potential: Potential, path: str | Path) -> Path:
     from safetensors.torch import save as to_bytes
 
     path = Path(path)
-    header = json.dumps(_header(potential), ensure_ascii=False)
+    header = json.dumps(_header(potential), ensure_ascii=False, allow_nan=False)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in potential.state_dict().items()}
     metadata = {"format": FORMAT, "version": str(VERSION), "header": header, "sha256": _digest(header, tensors)}
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(to_bytes(tensors, metadata))
-    os.replace(partial, path)
+    partial.replace(path)
     return path
 
 
@@ -48,7 +48,8 @@ def load(model: str | Path = "default") -> Potential:
     """A potential from an embedded or cached model's name, or from a file.
 
     Args:
-        model: a name, looked up in the package and then in the cache (``GFMPOT_CACHE``, else ``~/.cache/gfmpot``), or a path.
+        model: a name, looked up in the package and then in the cache (``GFMPOT_CACHE``, else ``~/.cache/gfmpot``), or
+            a path.
 
     Raises:
         CheckpointError: no such model; or a truncated, tampered, foreign or incomplete file.

@@ -27,7 +27,8 @@ class AtomEmbedding(nn.Module):
     def forward(self, graph: AtomGraph) -> Tensor:
         """(N, F)."""
         conditions = self.charge_and_spin(self._conditions(graph))
-        return self.elements(graph.atomic_numbers) + conditions.index_select(0, graph.structure_of_atom)
+        features: Tensor = self.elements(graph.atomic_numbers) + conditions.index_select(0, graph.structure_of_atom)
+        return features
 
     def _conditions(self, graph: AtomGraph) -> Tensor:
         """(G, 4): charge, its square, whether the multiplicity is stated, unpaired electrons."""

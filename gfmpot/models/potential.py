@@ -53,7 +53,9 @@ class Prediction:
     stress: Tensor | None = None  # (G, 6) eV/Å³, Voigt; NaN without a volume
     branch_energies: Tensor | None = None  # (G, B) eV, each on its own theory's scale; NaN if unsupported
     branch_weights: Tensor | None = None  # (G, B)
-    energy_std: Tensor | None = None  # (G,) eV, spread of the aligned branches; NaN if fewer than two support the structure
+    energy_std: Tensor | None = (
+        None  # (G,) eV, spread of the aligned branches; NaN if fewer than two support the structure
+    )
     forces_std: Tensor | None = None  # (N, 3) eV/Å
 
 
@@ -188,6 +190,20 @@ class Potential(nn.Module):
             stress=stress_from_edge_gradients(gradient, vectors.double(), graph),
         )
 
+    def every_branch(self, graph: AtomGraph, *, derivatives: bool = True) -> tuple[Tensor, Tensor | None]:
+        """What each branch adds to the reference energies on the common scale, whether it supports the elements or not.
+
+        Returns:
+            (G, B) eV, and (N, 3, B) eV/Å forces (None without ``derivatives``).
+        """
+        vectors = edge_vectors(graph).to(self.dtype).requires_grad_(derivatives)
+        with torch.set_grad_enabled(derivatives):
+            aligned = self._per_structure(self._contributions(vectors, graph), graph) + self.references.shifts(graph)
+        if not derivatives:
+            return aligned, None
+        forces = [_branch_forces(aligned, vectors, graph, b) for b in range(len(self.branches))]
+        return aligned.detach(), torch.stack(forces, dim=2)
+
     def branch_weights(self, graph: AtomGraph, supporting: Tensor | None = None) -> Tensor:
         """(G, B) float64 weights from the composition, over the branches that support it (G, B)."""
         counts = composition(graph)
@@ -236,7 +252,8 @@ class Potential(nn.Module):
         """ε of all branches, eV in float64: (N, B) by atom, or (G, B) with ``readout="graph"``."""
         features = self.backbone(self.embedding(graph), vectors, graph)
         pooled = features if self.atomwise else sum_per_structure(features, graph)
-        return self.heads(pooled).double() * self.scales
+        eps: Tensor = self.heads(pooled)
+        return eps.double() * self.scales
 
     def _per_structure(self, eps: Tensor, graph: AtomGraph) -> Tensor:
         return sum_per_structure(eps, graph) if self.atomwise else eps
@@ -248,12 +265,14 @@ class Potential(nn.Module):
         aligned = eps + self.references.alignment[:, graph.atomic_numbers].T
         return choice.reference[graph.atomic_numbers] + (choice.weights[graph.structure_of_atom] * aligned).sum(dim=1)
 
-    def _forces_std(self, forces: Tensor, aligned: Tensor, vectors: Tensor, choice: _Choice, graph: AtomGraph) -> Tensor:
+    def _forces_std(
+        self, forces: Tensor, aligned: Tensor, vectors: Tensor, choice: _Choice, graph: AtomGraph
+    ) -> Tensor:
         """(N, 3) spread of the branches' forces about the answer's, weighted as the energies' is."""
         variance = torch.zeros_like(forces)
         for b in torch.nonzero(choice.natural.sum(dim=0)).flatten().tolist():
-            own = forces_from_edge_gradients(_gradient(aligned[:, b], vectors, retain=True), graph)
-            variance += choice.natural[graph.structure_of_atom, b].unsqueeze(1) * (own - forces) ** 2
+            deviation = _branch_forces(aligned, vectors, graph, b) - forces
+            variance += choice.natural[graph.structure_of_atom, b].unsqueeze(1) * deviation**2
         alone = (choice.supporting.sum(dim=1) < 2)[graph.structure_of_atom]
         return variance.sqrt().masked_fill(alone.unsqueeze(1), torch.nan)
 
@@ -272,6 +291,11 @@ def _gradient(energy: Tensor, vectors: Tensor, *, retain: bool, create_graph: bo
     """(E, 3) ∂E/∂(edge vector) in float64; structures do not interact, so one call serves all."""
     (gradient,) = torch.autograd.grad(energy.sum(), vectors, retain_graph=retain, create_graph=create_graph)
     return gradient.double()
+
+
+def _branch_forces(aligned: Tensor, vectors: Tensor, graph: AtomGraph, branch: int) -> Tensor:
+    """(N, 3) eV/Å forces of one branch alone."""
+    return forces_from_edge_gradients(_gradient(aligned[:, branch], vectors, retain=True), graph)
 
 
 def _spread(aligned: Tensor, answer: Tensor, choice: _Choice) -> Tensor:

@@ -21,8 +21,8 @@ def polynomial_envelope(x: Tensor, p: int = 6) -> Tensor:
 class BesselBasis(nn.Module):
     """Spherical Bessel functions of order zero, times an envelope, and the envelope itself.
 
-    ``basis_n(d) = sqrt(2 / r_c) sin(n π d / r_c) / d · u(d / r_c)`` for n = 1 … ``size`` (Gasteiger et al. 2020, eq. 7),
-    and ``basis_0 = u``: a linear map of the result is a filter whose bias vanishes smoothly at the cutoff too.
+    ``basis_n(d) = sqrt(2 / r_c) sin(n π d / r_c) / d · u(d / r_c)`` for n = 1 … ``size`` (Gasteiger et al. 2020, eq.
+    7), and ``basis_0 = u``: a linear map of the result is a filter whose bias vanishes smoothly at the cutoff too.
     """
 
     frequencies: Tensor

@@ -21,8 +21,8 @@ class UnsupportedElementsError(ValueError):
 class References(nn.Module):
     """Tables by branch and element, always in float64.
 
-    ``E_b = Σ_i e0_b[Z_i] + ε_b`` on the branch's own scale, ``Σ_i e0_blend[Z_i] + Σ_b w_b (ε_b + Σ_i alignment_b[Z_i])``
-    on the common one.
+    ``E_b = Σ_i e0_b[Z_i] + ε_b`` on the branch's own scale, ``Σ_i e0_blend[Z_i] + Σ_b w_b (ε_b + Σ_i
+    alignment_b[Z_i])`` on the common one.
     """
 
     e0: Tensor  # (B, 119) eV

@@ -7,19 +7,22 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from gfmpot.graph import AtomGraph, BatchBudget
+from gfmpot.graph import AtomGraph, BatchBudget, sum_per_structure
 from gfmpot.models import Potential
+from gfmpot.models.branch_weights import composition
 
 Metrics = dict[str, float]
 
 
-def evaluate(potential: Potential, graphs: Iterable[AtomGraph], budget: BatchBudget | None = None) -> dict[str, Metrics]:
+def evaluate(
+    potential: Potential, graphs: Iterable[AtomGraph], budget: BatchBudget | None = None
+) -> dict[str, Metrics]:
     """Errors of each branch on the structures that it labelled.
 
     Returns:
         By branch name: ``energy_mae`` (eV/atom), ``forces_mae`` (eV/Å, mean norm of the error vector),
         ``forces_relative`` (that over the mean norm of the forces), ``stress_mae`` (eV/Å³, mean absolute component) and
-        ``structures``; NaN where there are no labels.
+        ``structures``; without labels, an entry is left out.
     """
     rows: dict[int, list[_Errors]] = {}
     for batch in (budget or BatchBudget(max_edges=50_000)).pack(graphs):
@@ -28,7 +31,9 @@ def evaluate(potential: Potential, graphs: Iterable[AtomGraph], budget: BatchBud
     return {potential.branch_names[branch]: _summary(rows[branch]) for branch in sorted(rows)}
 
 
-_Errors = tuple[float, "np.ndarray[tuple[int], np.dtype[np.float64]]", "np.ndarray[tuple[int], np.dtype[np.float64]]", float]
+_Errors = tuple[
+    float, "np.ndarray[tuple[int], np.dtype[np.float64]]", "np.ndarray[tuple[int], np.dtype[np.float64]]", float
+]
 
 
 def _batch_errors(potential: Potential, graph: AtomGraph) -> Iterable[tuple[int, _Errors]]:
@@ -49,16 +54,51 @@ def _batch_errors(potential: Potential, graph: AtomGraph) -> Iterable[tuple[int,
         yield int(graph.branch[i]), (float(energy[i]), error[start:end], size[start:end], float(stress[i]))
 
 
+def blend_errors(
+    potential: Potential, graphs: Iterable[AtomGraph], budget: BatchBudget | None = None
+) -> dict[str, Metrics]:
+    """Errors of the blend against the labels, by the branch that labelled the structure.
+
+    Energies are compared on the common scale; ``own_weight`` is the mean weight of the labelling branch.
+    """
+    rows: dict[int, list[tuple[float, float, float]]] = {}
+    for batch in (budget or BatchBudget(max_edges=50_000)).pack(graphs):
+        graph = AtomGraph.batch(batch)
+        assert graph.branch is not None
+        for branch, row in zip(graph.branch.tolist(), _blend_rows(potential, graph), strict=True):
+            rows.setdefault(branch, []).append(row)
+    names = ("energy_mae", "forces_mae", "own_weight")
+    means = {branch: np.nanmean(np.array(rows[branch]), axis=0) for branch in sorted(rows)}
+    return {potential.branch_names[b]: dict(zip(names, map(float, mean), strict=True)) for b, mean in means.items()}
+
+
+def _blend_rows(potential: Potential, graph: AtomGraph) -> list[tuple[float, float, float]]:
+    """Per structure: energy error (eV/atom), mean force error (eV/Å), weight of the labelling branch."""
+    assert graph.branch is not None
+    assert graph.energy is not None
+    assert graph.forces is not None
+    prediction = potential(graph, spread="none")
+    references, own = potential.references, graph.branch.unsqueeze(1)
+    blend_reference = composition(graph) @ references.e0_blend[1:]
+    to_common = (references.shifts(graph) - references.totals(graph)).gather(1, own).squeeze(1)
+    energy = (prediction.energy - blend_reference - graph.energy - to_common).abs() / graph.atoms_per_structure
+    norms = torch.linalg.vector_norm(prediction.forces - graph.forces, dim=1)
+    forces = sum_per_structure(norms, graph) / graph.atoms_per_structure
+    weight = prediction.branch_weights.gather(1, own).squeeze(1)
+    return list(zip(energy.tolist(), forces.tolist(), weight.tolist(), strict=True))
+
+
 def _summary(rows: list[_Errors]) -> Metrics:
     energy, error, size, stress = zip(*rows, strict=True)
     forces_mae = _mean(np.concatenate(error))
-    return {
+    metrics = {
         "energy_mae": _mean(np.array(energy)),
         "forces_mae": forces_mae,
         "forces_relative": forces_mae / _mean(np.concatenate(size)),
         "stress_mae": _mean(np.array(stress)),
         "structures": float(len(rows)),
     }
+    return {name: value for name, value in metrics.items() if np.isfinite(value)}
 
 
 def _mean(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:

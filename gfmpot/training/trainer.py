@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,6 +126,12 @@ class Trainer:
         _copy(current, self._parameters)
         return metrics
 
+    def hours(self) -> float:
+        """Wall time from the first log entry to the last, interruptions included."""
+        path = self.folder / "log.jsonl"
+        times = [json.loads(line)["time"] for line in path.read_text().splitlines()] if path.is_file() else []
+        return (times[-1] - times[0]) / 3600 * len(times) / max(1, len(times) - 1) if times else 0.0
+
     def _fresh_potential(self) -> Potential:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
@@ -161,9 +166,7 @@ class Trainer:
         rng = np.random.default_rng((self.config.seed, step))
         shares = np.array([corpus.share for corpus in self.corpora])
         counts = rng.multinomial(self.config.batch_structures, shares / shares.sum())
-        graphs = [
-            self._sample(corpus, b, rng) for b, corpus in enumerate(self.corpora) for _ in range(int(counts[b]))
-        ]
+        graphs = [self._sample(corpus, b, rng) for b, corpus in enumerate(self.corpora) for _ in range(int(counts[b]))]
         return AtomGraph.batch(graphs)
 
     def _sample(self, corpus: BranchCorpus, branch: int, rng: np.random.Generator) -> AtomGraph:
@@ -177,7 +180,7 @@ class Trainer:
         _copy(self._average, self._parameters)
 
     def _log(self, terms: LossTerms, metrics: dict[str, Metrics]) -> None:
-        entry = {"step": self.step, "time": time.time(), "energy": float(terms.energy), "forces": float(terms.forces)}
+        entry = {"step": self.step, "time": time.time(), "energy": terms.energy.item(), "forces": terms.forces.item()}
         with (self.folder / "log.jsonl").open("a") as file:
             file.write(json.dumps({**entry, "valid": metrics}) + "\n")
         for name, m in metrics.items():
@@ -195,7 +198,7 @@ class Trainer:
         }
         partial = self.folder / "state.pt.partial"
         torch.save(state, partial)
-        os.replace(partial, self.folder / "state.pt")
+        partial.replace(self.folder / "state.pt")
 
     def _resume(self) -> None:
         path = self.folder / "state.pt"
@@ -210,13 +213,13 @@ class Trainer:
         log.info("resumed at step %d", self.step)
 
 
-def _copy(source: list[Tensor], target: list[torch.nn.Parameter]) -> None:
+def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
     with torch.no_grad():
-        torch._foreach_copy_(target, source)
+        torch._foreach_copy_(list(target), list(source))
 
 
 def _note(terms: LossTerms) -> str:
-    return f"E {1e3 * float(terms.energy):.0f} meV/atom, F {1e3 * float(terms.forces):.0f} meV/Å"
+    return f"E {1e3 * terms.energy.item():.0f} meV/atom, F {1e3 * terms.forces.item():.0f} meV/Å"
 
 
 def _progress() -> Any:

@@ -1,0 +1,136 @@
+"""The pymatgen interface: structures and molecules in, results and relaxed structures out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, overload
+
+import numpy as np
+from ase import Atoms
+from pymatgen.core import Lattice, Molecule, Structure
+
+from gfmpot.calculators.ase import GFMCalculator
+from gfmpot.calculators.relaxation import OptimizerName, relax
+from gfmpot.graph import InvalidStructureError
+from gfmpot.inference import Results
+from gfmpot.models import Potential
+
+AnyStructure: TypeAlias = "Structure | Molecule"
+
+
+@dataclass(frozen=True)
+class Relaxation:
+    """A relaxed structure and the way there."""
+
+    final_structure: AnyStructure
+    energy: float
+    """eV, of the final structure."""
+
+    converged: bool
+    trajectory: list[AnyStructure]
+    """Every step, the start and the end included."""
+
+    energies: list[float]
+    """eV, of every step."""
+
+
+class GFMPotential:
+    """The model for pymatgen; takes the same options as :class:`gfmpot.GFMCalculator`.
+
+    >>> potential = GFMPotential()
+    >>> potential.predict(structure)["energy"]            # eV
+    >>> potential.relax(structure, fmax=0.01).final_structure
+
+    ``Structure.charge``, ``Molecule.charge`` and ``Molecule.spin_multiplicity`` are honoured.
+    """
+
+    def __init__(self, model: str | Path | Potential = "default", **options: Any) -> None:
+        self.calculator = GFMCalculator(model, **options)
+
+    @overload
+    def predict(self, structures: AnyStructure) -> Results: ...
+
+    @overload
+    def predict(self, structures: Sequence[AnyStructure]) -> list[Results]: ...
+
+    def predict(self, structures: AnyStructure | Sequence[AnyStructure]) -> Results | list[Results]:
+        """Results of one structure, or of many in batches; keys as in ``GFMCalculator.results``.
+
+        Raises:
+            ValueError: a structure that is disordered or that the model cannot answer for.
+        """
+        if isinstance(structures, Structure | Molecule):
+            return self.calculator.evaluate_many([to_atoms(structures)])[0]
+        return self.calculator.evaluate_many([to_atoms(structure) for structure in structures])
+
+    def relax(
+        self,
+        structure: AnyStructure,
+        *,
+        cell: bool = True,
+        fmax: float = 0.05,
+        steps: int = 500,
+        optimizer: OptimizerName = "FIRE",
+        trajectory: str | Path | None = None,
+    ) -> Relaxation:
+        """Relax positions and, for a ``Structure``, the cell.
+
+        Args:
+            structure: start; it is not changed.
+            cell: relax the cell too; a ``Molecule`` has none.
+            fmax: eV/Å.
+            steps: the most steps to take.
+            optimizer: ``"FIRE"``, ``"LBFGS"`` or ``"BFGS"``.
+            trajectory: write the steps to this ASE trajectory file, too.
+        """
+        atoms = to_atoms(structure)
+        atoms.calc = self.calculator
+        cell = cell and isinstance(structure, Structure)
+        relaxed = relax(atoms, cell=cell, fmax=fmax, steps=steps, optimizer=optimizer, trajectory=trajectory)
+        path = [_moved(structure, frame) for frame in relaxed.frames]
+        return Relaxation(
+            _moved(structure, relaxed.atoms), relaxed.energies[-1], relaxed.converged, path, relaxed.energies
+        )
+
+
+def to_atoms(structure: AnyStructure) -> Atoms:
+    """ASE atoms with charge and multiplicity in ``info``.
+
+    Raises:
+        InvalidStructureError: partial or mixed occupancy.
+    """
+    if not structure.is_ordered:
+        site = next(i for i, s in enumerate(structure) if not s.is_ordered)
+        raise InvalidStructureError(
+            f"site {site} holds {structure[site].species_string}: disordered structures have no energy of their own; "
+            "order it first, e.g. with pymatgen's OrderDisorderedStructureTransformation"
+        )
+    atoms = Atoms([site.specie.Z for site in structure], structure.cart_coords)
+    if isinstance(structure, Structure):
+        atoms.set_cell(structure.lattice.matrix)
+        atoms.pbc = structure.lattice.pbc
+    else:
+        atoms.info["spin"] = structure.spin_multiplicity
+    if structure.charge:
+        atoms.info["charge"] = structure.charge
+    return atoms
+
+
+def _moved(structure: AnyStructure, atoms: Atoms) -> AnyStructure:
+    """The structure with the coordinates and cell of ``atoms``; species and site properties stay."""
+    if isinstance(structure, Molecule):
+        moved = structure.copy()
+        for site, position in zip(moved, atoms.positions, strict=True):
+            site.coords = np.array(position)
+        return moved
+    return Structure(
+        Lattice(atoms.cell.array, pbc=structure.lattice.pbc),
+        structure.species_and_occu,
+        atoms.positions,
+        charge=structure._charge,
+        coords_are_cartesian=True,
+        site_properties=structure.site_properties,
+        labels=structure.labels,
+    )

@@ -1,0 +1,1 @@
+"""Embedded checkpoints, each ``<name>.safetensors`` with its model card ``<name>.md``."""

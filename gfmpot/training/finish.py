@@ -1,0 +1,121 @@
+"""From a trained network to a model to answer with: alignment, branch weights, test errors, metadata."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gfmpot import __version__
+from gfmpot.config import to_mapping
+from gfmpot.graph import AtomGraph
+from gfmpot.models import Potential
+from gfmpot.training.alignment import fit_alignment
+from gfmpot.training.branch_weights import train_branch_weights
+from gfmpot.training.corpus import BranchCorpus
+from gfmpot.training.metrics import Metrics, blend_errors, evaluate
+from gfmpot.training.trainer import Trainer
+
+log = logging.getLogger(__name__)
+
+
+def finish(trainer: Trainer, name: str, description: str, structures: int = 1500) -> Potential:
+    """Align the branches, train their weights and measure everything on the test split.
+
+    Args:
+        trainer: after :meth:`Trainer.fit`.
+        name: under which the model is loaded.
+        description: of the model card: what it is for and where it ends.
+        structures: per branch, for alignment and weights (training split) and for the test.
+    """
+    trained, corpora = trainer.potential, trainer.corpora
+    known = _graphs(corpora, "train", trained.cutoff, structures)
+    potential = with_alignment(trained, fit_alignment(trained, known))
+    loss = train_branch_weights(potential, known)
+    log.info("branch weights: loss %.4g", loss)
+    unseen = _graphs(corpora, "test", trained.cutoff, structures)
+    metrics = evaluate(potential, unseen)
+    metadata = {
+        "name": name,
+        "description": description,
+        "gfmpot": __version__,
+        "training": _training_summary(trainer),
+        "data": {corpus.info.name: _data_summary(corpus) for corpus in corpora},
+        "metrics": {"split": "test", "branches": metrics, "blend": blend_errors(potential, unseen)},
+    }
+    return rebuilt(potential, metadata=metadata)
+
+
+def with_alignment(potential: Potential, alignment: Sequence[dict[str, float]]) -> Potential:
+    """The same network with shifts (eV) per branch and element."""
+    branches = [dataclasses.replace(b, alignment=a) for b, a in zip(potential.branches, alignment, strict=True)]
+    return rebuilt(potential, branches=branches)
+
+
+def rebuilt(potential: Potential, **changes: Any) -> Potential:
+    """A potential with the same weights and another description."""
+    parts = {"branches": potential.branches, "e0_blend": potential.e0_blend, "metadata": potential.metadata, **changes}
+    with torch.random.fork_rng(devices=[]):
+        copy = Potential(potential.config, **parts).to(potential.dtype)
+    copy.load_state_dict(potential.state_dict())
+    return copy
+
+
+def write_card(potential: Potential, path: Path) -> None:
+    """The model card in Markdown."""
+    meta, lines = potential.metadata, [f"# {potential.metadata['name']}", "", potential.metadata["description"], ""]
+    lines += ["| branch | theory | elements | structures | energy MAE (meV/atom) | force MAE (meV/Å) | of mean force |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for branch in potential.branches:
+        lines.append(
+            _card_row(branch.name, branch.theory, len(branch.e0), branch.n_structures, meta["metrics"]["branches"])
+        )
+    lines += ["", "Errors on held-out groups (test split); force errors are mean norms of the error vector.", ""]
+    lines += [
+        "## The blend",
+        "",
+        "Default output against the labels of each branch's test split, on the common scale:",
+        "",
+    ]
+    lines += [_blend_line(name, m) for name, m in meta["metrics"]["blend"].items()]
+    lines += ["", "## Data and licences", ""]
+    lines += [f"- `{b.name}`: {b.licence}. {b.citation}. Elements: {', '.join(b.e0)}" for b in potential.branches]
+    lines += ["", "## Training", "", *[f"- {key}: {value}" for key, value in meta["training"].items()], ""]
+    path.write_text("\n".join(lines))
+
+
+def _card_row(name: str, theory: str, elements: int, structures: int, metrics: dict[str, Metrics]) -> str:
+    m = metrics[name]
+    errors = f"{1e3 * m['energy_mae']:.0f} | {1e3 * m['forces_mae']:.0f} | {m['forces_relative']:.0%}"
+    return f"| {name} | {theory} | {elements} | {structures} | {errors} |"
+
+
+def _blend_line(name: str, m: Metrics) -> str:
+    return (
+        f"- `{name}` structures: energy {1e3 * m['energy_mae']:.0f} meV/atom, forces {1e3 * m['forces_mae']:.0f} meV/Å; "
+        f"mean weight of its own branch {m['own_weight']:.2f}"
+    )
+
+
+def _graphs(corpora: Sequence[BranchCorpus], split: Any, cutoff: float, limit: int) -> list[AtomGraph]:
+    return [graph for b, corpus in enumerate(corpora) for graph in corpus.graphs(split, cutoff, b, limit)]
+
+
+def _training_summary(trainer: Trainer) -> dict[str, Any]:
+    config = to_mapping(trainer.config)
+    kept = {key: config[key] for key in ("steps", "batch_structures", "seed", "loss", "optim", "split")}
+    return {
+        **kept,
+        "hours": round(trainer.hours(), 2),
+        "torch": torch.__version__,
+        "precision": str(trainer.potential.dtype),
+    }
+
+
+def _data_summary(corpus: BranchCorpus) -> dict[str, Any]:
+    sizes = {split: len(frames) for split, frames in corpus.splits.items()}
+    return {"sha256": corpus.manifest, "structures": sizes, "left_out": corpus.left_out, "share": corpus.share}
