@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
-import numpy as np
 from ase import Atoms
 from pymatgen.core import Lattice, Molecule, Structure
 
@@ -121,10 +120,14 @@ def to_atoms(structure: AnyStructure) -> Atoms:
 def _moved(structure: AnyStructure, atoms: Atoms) -> AnyStructure:
     """The structure with the coordinates and cell of ``atoms``; species and site properties stay."""
     if isinstance(structure, Molecule):
-        moved = structure.copy()
-        for site, position in zip(moved, atoms.positions, strict=True):
-            site.coords = np.array(position)
-        return moved
+        return Molecule(
+            structure.species_and_occu,
+            atoms.positions,
+            charge=structure.charge,
+            spin_multiplicity=structure.spin_multiplicity,
+            site_properties=structure.site_properties,
+            labels=structure.labels,
+        )
     return Structure(
         Lattice(atoms.cell.array, pbc=structure.lattice.pbc),
         structure.species_and_occu,

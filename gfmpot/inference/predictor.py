@@ -16,6 +16,7 @@ from gfmpot.config import did_you_mean
 from gfmpot.graph import AtomGraph, BatchBudget
 from gfmpot.inference.precision import dense_layers_in, network_dtype
 from gfmpot.models import Potential, Prediction, load
+from gfmpot.models.potential import rebuilt
 
 Results = dict[str, Any]
 """``energy``, ``free_energy``, ``forces``, ``stress`` (where there is a volume), ``energies`` (not with graph readout),
@@ -148,7 +149,7 @@ class Predictor:
         """Compiled code does not travel; the copy goes on with the plain path."""
         state = dict(self.__dict__)
         if self.potential.backbone._compiled_call_impl is not None:
-            state["potential"] = _without_compiled_code(self.potential)
+            state["potential"] = rebuilt(self.potential).eval().requires_grad_(False)
         return state
 
 
@@ -180,13 +181,6 @@ def _difference(a: Prediction, b: Prediction) -> float:
     assert a.forces is not None
     assert b.forces is not None
     return max(float((a.energy - b.energy).abs().max()), float((a.forces - b.forces).abs().max()))
-
-
-def _without_compiled_code(potential: Potential) -> Potential:
-    plain = Potential(potential.config, potential.branches, potential.e0_blend, potential.metadata)
-    plain.to(potential.device, potential.dtype)
-    plain.load_state_dict(potential.state_dict())
-    return plain.eval().requires_grad_(False)
 
 
 def _warn_of_cap(max_neighbours: int) -> None:

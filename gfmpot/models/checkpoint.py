@@ -128,8 +128,8 @@ def _read(path: Path) -> tuple[dict[str, str], Tensors]:
         raise CheckpointError(f"{path}: {_diagnosis(path)} ({error})") from error
     if metadata.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path} is a safetensors file, but not a gfmpot model: its metadata has {sorted(metadata) or 'no entries'}, "
-            f"expected format={FORMAT!r}"
+            f"{path} is a safetensors file, but not a gfmpot model: its metadata has "
+            f"{sorted(metadata) or 'no entries'}, expected format={FORMAT!r}"
         )
     return metadata, tensors
 
@@ -164,7 +164,8 @@ def _build(path: Path, header: Header) -> Potential:
     try:
         config = PotentialConfig.from_mapping(header["config"])
         branches = [from_mapping(BranchInfo, branch) for branch in header["branches"]]
-        return Potential(config, branches, header["e0_blend"], header["metadata"])
+        with torch.random.fork_rng(devices=[]):  # the fresh weights are overwritten; the user's random numbers stay
+            return Potential(config, branches, header["e0_blend"], header["metadata"])
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its description of the model is not understood: {error}") from error
 

@@ -287,6 +287,15 @@ class _Choice:
     reference: Tensor  # (119,) eV per element
 
 
+def rebuilt(potential: Potential, **changes: Any) -> Potential:
+    """A potential with the same weights and another description (``branches``, ``e0_blend`` or ``metadata``)."""
+    parts = {"branches": potential.branches, "e0_blend": potential.e0_blend, "metadata": potential.metadata, **changes}
+    with torch.random.fork_rng(devices=[]):  # the fresh weights are overwritten; the user's random numbers stay
+        copy = Potential(potential.config, **parts).to(potential.device, potential.dtype)
+    copy.load_state_dict(potential.state_dict())
+    return copy
+
+
 def _gradient(energy: Tensor, vectors: Tensor, *, retain: bool, create_graph: bool = False) -> Tensor:
     """(E, 3) ∂E/∂(edge vector) in float64; structures do not interact, so one call serves all."""
     (gradient,) = torch.autograd.grad(energy.sum(), vectors, retain_graph=retain, create_graph=create_graph)

@@ -91,7 +91,8 @@ class References(nn.Module):
         symbols = {chemical_symbols[z] for z in graph.atomic_numbers[lacking].tolist()}
         able = [name for b, name in enumerate(self.names) if self.supporting(graph)[:, b].all()]
         raise UnsupportedElementsError(
-            f"head {self.names[index]!r} lacks {', '.join(sorted(symbols))}; heads that support them all: {able or 'none'}"
+            f"head {self.names[index]!r} lacks {', '.join(sorted(symbols))}; "
+            f"heads that support every element: {', '.join(able) or 'none'}"
         )
 
     def _explain(self, present: Iterable[int]) -> str:

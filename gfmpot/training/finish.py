@@ -14,6 +14,7 @@ from gfmpot import __version__
 from gfmpot.config import to_mapping
 from gfmpot.graph import AtomGraph
 from gfmpot.models import Potential
+from gfmpot.models.potential import rebuilt
 from gfmpot.training.alignment import fit_alignment
 from gfmpot.training.branch_weights import train_branch_weights
 from gfmpot.training.corpus import BranchCorpus
@@ -56,15 +57,6 @@ def with_alignment(potential: Potential, alignment: Sequence[dict[str, float]]) 
     return rebuilt(potential, branches=branches)
 
 
-def rebuilt(potential: Potential, **changes: Any) -> Potential:
-    """A potential with the same weights and another description."""
-    parts = {"branches": potential.branches, "e0_blend": potential.e0_blend, "metadata": potential.metadata, **changes}
-    with torch.random.fork_rng(devices=[]):
-        copy = Potential(potential.config, **parts).to(potential.dtype)
-    copy.load_state_dict(potential.state_dict())
-    return copy
-
-
 def write_card(potential: Potential, path: Path) -> None:
     """The model card in Markdown."""
     meta, lines = potential.metadata, [f"# {potential.metadata['name']}", "", potential.metadata["description"], ""]
@@ -96,8 +88,8 @@ def _card_row(name: str, theory: str, elements: int, structures: int, metrics: d
 
 def _blend_line(name: str, m: Metrics) -> str:
     return (
-        f"- `{name}` structures: energy {1e3 * m['energy_mae']:.0f} meV/atom, forces {1e3 * m['forces_mae']:.0f} meV/Å; "
-        f"mean weight of its own branch {m['own_weight']:.2f}"
+        f"- `{name}` structures: energy {1e3 * m['energy_mae']:.0f} meV/atom, "
+        f"forces {1e3 * m['forces_mae']:.0f} meV/Å; mean weight of its own branch {m['own_weight']:.2f}"
     )
 
 

@@ -1,0 +1,347 @@
+"""The ASE calculator with the embedded model: physics, conventions, what users do with calculators."""
+
+from __future__ import annotations
+
+import copy
+import json
+import pickle
+import warnings
+from pathlib import Path
+
+import ase.db
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, fcc111, molecule
+from ase.calculators.calculator import PropertyNotImplementedError
+from ase.calculators.lj import LennardJones
+from ase.calculators.mixing import SumCalculator
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.filters import FrechetCellFilter
+from ase.mep import NEB
+from ase.optimize import FIRE
+
+from gfmpot import GFMCalculator
+from gfmpot.graph import InvalidStructureError
+from gfmpot.models import UnsupportedElementsError
+
+
+@pytest.fixture(scope="module")
+def fp64() -> GFMCalculator:
+    return GFMCalculator(precision="fp64")
+
+
+def shaken(atoms: Atoms, seed: int = 1) -> Atoms:
+    atoms.rattle(0.08, seed=seed)
+    return atoms
+
+
+def mgo() -> Atoms:
+    return shaken(bulk("MgO", "rocksalt", 4.21, cubic=True))
+
+
+def energy(atoms: Atoms, calc: GFMCalculator) -> float:
+    atoms = atoms.copy()
+    atoms.calc = calc
+    return float(atoms.get_potential_energy())
+
+
+def test_results_have_ases_shapes() -> None:
+    atoms = mgo()
+    atoms.calc = GFMCalculator(uncertainty="forces")
+    assert isinstance(atoms.get_potential_energy(), float)
+    assert atoms.get_forces().shape == (8, 3)
+    assert atoms.get_forces().dtype == np.float64
+    assert atoms.get_stress().shape == (6,)
+    assert atoms.get_stress(voigt=False).shape == (3, 3)
+    assert atoms.get_potential_energies().sum() == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
+    results = atoms.calc.results
+    assert set(results["branch_weights"]) == set(atoms.calc.potential.branch_names)
+    assert sum(results["branch_weights"].values()) == pytest.approx(1.0)
+    assert results["energy_std"] > 0
+    assert results["forces_std"].shape == (8, 3)
+    assert set(results["branch_energies"]) == {"mptrj-pbe-u@chgnet", "mp-pbe-u"}
+
+
+def test_one_evaluation_fills_everything(monkeypatch: pytest.MonkeyPatch) -> None:
+    atoms, calls = mgo(), []
+    atoms.calc = GFMCalculator()
+    original = GFMCalculator.calculate
+    monkeypatch.setattr(GFMCalculator, "calculate", lambda self, *a, **k: calls.append(1) or original(self, *a, **k))
+    for _ in range(2):
+        atoms.get_forces(), atoms.get_stress(), atoms.get_potential_energy(), atoms.get_potential_energies()
+    assert len(calls) == 1
+
+
+def test_head_is_a_theory_of_its_own() -> None:
+    atoms = mgo()
+    atoms.calc = GFMCalculator(head="mp-pbe-u")
+    assert atoms.get_potential_energy() == pytest.approx(atoms.calc.results["branch_energies"]["mp-pbe-u"], abs=1e-6)
+    assert atoms.calc.results["branch_weights"]["mp-pbe-u"] == 1.0
+
+
+def test_size_consistency(fp64: GFMCalculator) -> None:
+    cell = bulk("Cu")
+    assert abs(energy(cell * (3, 3, 3), fp64) / 27 - energy(cell, fp64)) <= 1e-10
+    water = molecule("H2O")
+    far = water.copy()
+    far.translate([60, 0, 0])
+    assert abs(energy(water + far, fp64) - 2 * energy(water, fp64)) <= 1e-10
+
+
+def test_molecule_without_and_with_a_dummy_cell(fp64: GFMCalculator) -> None:
+    water = molecule("H2O")
+    boxed = water.copy()
+    boxed.cell = np.eye(3)
+    assert energy(boxed, fp64) == energy(water, fp64)
+    for atoms in (water, boxed):
+        atoms.calc = fp64
+        with pytest.raises(PropertyNotImplementedError, match="volume"):
+            atoms.get_stress()
+        assert np.isfinite(atoms.get_forces()).all()
+
+
+def test_translation_by_100_angstrom(fp64: GFMCalculator) -> None:
+    for atoms in (mgo(), molecule("C2H6")):
+        moved = atoms.copy()
+        moved.translate([100, -100, 100])
+        assert energy(moved, fp64) == pytest.approx(energy(atoms, fp64), abs=1e-9)
+
+
+def test_slab_stress_needs_a_third_vector(fp64: GFMCalculator) -> None:
+    slab = fcc111("Al", (2, 2, 3), vacuum=8)
+    slab.pbc = (True, True, False)
+    slab.calc = fp64
+    assert np.isfinite(slab.get_stress()).all()
+    slab.cell[2] = 0
+    assert np.isfinite(slab.get_forces()).all()
+    with pytest.raises(PropertyNotImplementedError, match="volume"):
+        slab.get_stress()
+
+
+def test_isolated_atom() -> None:
+    atoms = Atoms("Cu")
+    atoms.calc = GFMCalculator()
+    assert np.isfinite(atoms.get_potential_energy())
+    assert (atoms.get_forces() == 0).all()
+
+
+def test_five_repeats_are_bitwise_equal() -> None:
+    forces = []
+    for _ in range(5):
+        atoms = mgo()
+        atoms.calc = GFMCalculator()
+        forces.append(atoms.get_forces())
+    assert all((f == forces[0]).all() for f in forces)
+
+
+def test_batch_equals_singles(fp64: GFMCalculator) -> None:
+    structures = [mgo(), molecule("C2H6"), Atoms("H"), bulk("Si"), mgo() * (2, 1, 1)]
+    for atoms, batched in zip(structures, fp64.evaluate_many(structures), strict=True):
+        atoms.calc = fp64
+        assert batched["energy"] == pytest.approx(atoms.get_potential_energy(), rel=1e-12)
+        np.testing.assert_allclose(batched["forces"], atoms.get_forces(), rtol=0, atol=1e-11)
+        assert set(batched) == set(fp64.results)
+
+
+def test_batch_names_the_culprit() -> None:
+    with pytest.raises(InvalidStructureError, match=r"structure 1 \(H2\): atoms 0"):
+        GFMCalculator().evaluate_many([molecule("H2O"), Atoms("H2")])
+
+
+@pytest.mark.parametrize(
+    ("atoms", "message"),
+    [
+        (Atoms("H2", [[0, 0, 0], [0, 0, 0.01]]), "atoms 0 .* and 1 .* 0.01 Å apart"),
+        (Atoms("H2", [[0, 0, 0], [0, 0, np.nan]]), "atom 1 has a position that is not finite"),
+        (Atoms(), "no atoms"),
+        (Atoms("X"), "atom 0 has atomic number 0"),
+        (Atoms("Cu", pbc=True), "cell vector is zero"),
+        (Atoms("H", info={"charge": 0.5}), "charge must be a whole number"),
+        (Atoms("H", info={"spin": 1}), "multiplicity 1 is impossible with 1 electrons"),
+        (Atoms("H", info={"charge": 3}), "removes more electrons"),
+    ],
+)
+def test_bad_structures(atoms: Atoms, message: str) -> None:
+    atoms.calc = GFMCalculator()
+    with pytest.raises(InvalidStructureError, match=message):
+        atoms.get_forces()
+
+
+def test_unknown_element() -> None:
+    atoms = Atoms("Og")
+    atoms.calc = GFMCalculator()
+    with pytest.raises(UnsupportedElementsError, match="no branch supports all of Og"):
+        atoms.get_potential_energy()
+    atoms.calc = GFMCalculator(allow_unsupported=True)
+    assert np.isfinite(atoms.get_potential_energy())
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"model": "defualt"}, "did you mean 'default'"),
+        ({"head": "mp-pbe"}, "did you mean 'mp-pbe-u'"),
+        ({"precision": "fp23"}, "did you mean 'fp32'"),
+        ({"weights": {"nothing": 1.0}}, "no branch 'nothing'"),
+        ({"weights": {"mp-pbe-u": -1.0}}, "not negative"),
+        ({"uncertainty": "all"}, "'energy' or 'forces'"),
+    ],
+)
+def test_bad_options(options: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        GFMCalculator(**options)  # type: ignore[arg-type]
+
+
+def test_set_rebuilds() -> None:
+    atoms = mgo()
+    atoms.calc = GFMCalculator()
+    blend = atoms.get_potential_energy()
+    atoms.calc.set(head="mp-pbe-u")
+    assert atoms.get_potential_energy() != blend
+    with pytest.raises(ValueError, match="did you mean 'head'"):
+        atoms.calc.set(haed="x")
+
+
+def test_charge_and_spin_trigger_recomputation() -> None:
+    atoms = molecule("CH3")
+    atoms.calc = GFMCalculator()
+    neutral = atoms.get_potential_energy()
+    atoms.info["charge"] = 1
+    cation = atoms.get_potential_energy()
+    atoms.info["spin"] = 1
+    singlet = atoms.get_potential_energy()
+    assert len({neutral, cation, singlet}) == 3
+    assert atoms.info == {"charge": 1, "spin": 1}
+    fixed = molecule("CH3")
+    fixed.calc = GFMCalculator(charge=1, spin=1)
+    assert fixed.get_potential_energy() == singlet
+    assert fixed.info == {}
+
+
+def test_untrained_charge_warns_once() -> None:
+    atoms = mgo()
+    atoms.info["charge"] = 5
+    atoms.calc = GFMCalculator()
+    with pytest.warns(UserWarning, match=r"no branch was trained on total charge \+5"):
+        atoms.get_forces()
+    atoms.rattle(0.01)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        atoms.get_forces()
+
+
+def test_pickle_and_deepcopy() -> None:
+    atoms = mgo()
+    atoms.calc = GFMCalculator(head="mp-pbe-u")
+    forces = atoms.get_forces()
+    for twin in (pickle.loads(pickle.dumps(atoms.calc)), copy.deepcopy(atoms.calc)):
+        again = mgo()
+        again.calc = twin
+        assert (again.get_forces() == forces).all()
+
+
+def test_todict_goes_through_json_and_back() -> None:
+    calc = GFMCalculator(head="mp-pbe-u", precision="fp64", charge=1)
+    description = json.loads(json.dumps(calc.todict()))
+    assert GFMCalculator(**description).todict() == calc.todict()
+
+
+def test_ase_db(tmp_path: Path) -> None:
+    atoms = mgo()
+    atoms.calc = GFMCalculator()
+    atoms.get_forces()
+    with ase.db.connect(tmp_path / "x.db") as db:
+        row = db.get(db.write(atoms))
+    assert row.calculator == "gfmpot"
+    assert row.energy == pytest.approx(atoms.get_potential_energy())
+    np.testing.assert_allclose(row.forces, atoms.get_forces())
+
+
+def test_cell_relaxation() -> None:
+    atoms = bulk("MgO", "rocksalt", 4.3)
+    atoms.calc = GFMCalculator(precision="fp64")
+    assert FIRE(FrechetCellFilter(atoms), logfile=None).run(fmax=0.01, steps=300)
+    assert np.abs(atoms.get_stress()).max() < 0.01
+
+
+def test_neb_with_a_shared_calculator(fp64: GFMCalculator) -> None:
+    start = bulk("Cu", cubic=True) * (2, 2, 1)
+    del start[0]
+    end = start.copy()
+    end.positions[3] += 0.5
+    images = [start, *[start.copy() for _ in range(3)], end]
+    for image in images:
+        image.calc = fp64
+    neb = NEB(images, allow_shared_calculator=True, method="improvedtangent")
+    neb.interpolate()
+    forces = neb.get_forces()
+    assert np.isfinite(forces).all()
+    alone = images[2].copy()
+    alone.calc = GFMCalculator(precision="fp64")
+    images[2].calc = fp64
+    np.testing.assert_allclose(images[2].get_forces(), alone.get_forces(), atol=1e-12)
+
+
+def test_sum_calculator(fp64: GFMCalculator) -> None:
+    atoms = mgo()
+    lj = LennardJones(sigma=1.5, epsilon=0.01)
+    parts = []
+    for calc in (fp64, lj):
+        atoms.calc = calc
+        parts.append(atoms.get_forces())
+    atoms.calc = SumCalculator([fp64, lj])
+    np.testing.assert_allclose(atoms.get_forces(), sum(parts), atol=1e-10)
+
+
+def test_frozen_weights_make_fragments_add(fp64: GFMCalculator) -> None:
+    methane, oxygen = molecule("CH4"), molecule("O2")
+    oxygen.translate([60, 0, 0])
+    calc = GFMCalculator(precision="fp64")
+    frozen = calc.freeze_weights(methane + oxygen)
+    assert calc.parameters["weights"] == frozen
+    apart = energy(methane, calc) + energy(oxygen, calc)
+    assert energy(methane + oxygen, calc) == pytest.approx(apart, abs=1e-9)
+
+
+def test_precisions_agree() -> None:
+    reference = mgo()
+    reference.calc = GFMCalculator(precision="fp64")
+    for precision, tolerance in (("fp32", 1e-4), ("bf16", 0.5)):
+        atoms = mgo()
+        atoms.calc = GFMCalculator(precision=precision)
+        np.testing.assert_allclose(atoms.get_forces(), reference.get_forces(), rtol=0, atol=tolerance)
+
+
+def test_skin_list_does_not_change_a_trajectory() -> None:
+    """Positions that wander, are wrapped and are strained, against a fresh calculator each time."""
+    rng = np.random.default_rng(0)
+    atoms = mgo() * (2, 1, 1)
+    atoms.calc = GFMCalculator(precision="fp64")
+    for step in range(12):
+        atoms.positions += rng.normal(scale=0.05, size=atoms.positions.shape)
+        if step == 5:
+            atoms.wrap()
+        if step == 8:
+            atoms.set_cell(atoms.cell.array @ (np.eye(3) + 0.02 * rng.normal(size=(3, 3))), scale_atoms=True)
+        fresh = atoms.copy()
+        fresh.calc = GFMCalculator(precision="fp64")
+        assert (atoms.get_forces() == fresh.get_forces()).all()
+    assert atoms.calc._verlet.n_searches < 12
+
+
+def test_compiled_equals_plain() -> None:
+    plain, fast = mgo(), mgo()
+    plain.calc, fast.calc = GFMCalculator(), GFMCalculator(compile=True)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="torch")
+        np.testing.assert_allclose(fast.get_forces(), plain.get_forces(), atol=1e-4)
+    assert pickle.loads(pickle.dumps(fast.calc)).todict() == fast.calc.todict()
+
+
+def test_results_are_recorded_in_single_points() -> None:
+    atoms = mgo()
+    atoms.calc = GFMCalculator()
+    atoms.get_forces()
+    frozen = SinglePointCalculator(atoms, energy=atoms.calc.results["energy"], forces=atoms.calc.results["forces"])
+    assert frozen.get_potential_energy() == atoms.get_potential_energy()
