@@ -1,0 +1,192 @@
+"""Training end to end on data made here: two metals by EMT and hydrocarbons by a pair potential."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+
+from gfmpot import GFMCalculator
+from gfmpot.config import from_mapping
+from gfmpot.data import FrameSet
+from gfmpot.graph import AtomGraph
+from gfmpot.models import Prediction, load, save
+from gfmpot.models.potential import rebuilt
+from gfmpot.training.alignment import fit_alignment
+from gfmpot.training.finish import finish, with_alignment, write_card
+from gfmpot.training.loss import LossConfig, loss_terms
+from gfmpot.training.trainer import TrainConfig, Trainer
+
+METALS, ORGANICS = "metals-emt", "organics-emt"
+
+
+def write_npz(path: Path, frames: FrameSet) -> None:
+    fields = ("numbers", "positions", "energy", "forces", "stress", "cell", "pbc", "charge", "spin", "group")
+    arrays = {name: getattr(frames, name) for name in fields if name != "group"}
+    names, group = np.unique(frames.group, return_inverse=True)
+    np.savez(path, natoms=frames.atoms_per_structure, group=group, group_labels=names, **arrays)
+
+
+def metals(n: int) -> FrameSet:
+    frames = []
+    for seed in range(n):
+        atoms = bulk(("Cu", "Al")[seed % 2], cubic=True)
+        atoms.set_cell(atoms.cell * (0.95 + 0.1 * (seed % 7) / 6), scale_atoms=True)
+        atoms.rattle(0.15, seed=seed)
+        atoms.calc = EMT()
+        atoms.get_forces(), atoms.get_stress()
+        frames.append(atoms)
+    return FrameSet.from_atoms(frames)
+
+
+def organics(n: int) -> FrameSet:
+    frames = []
+    for seed in range(n):
+        atoms = molecule(("CH4", "C2H6", "C2H4", "H2O", "CH3OH")[seed % 5])
+        atoms.rattle(0.08, seed=seed)
+        atoms.calc = EMT()
+        atoms.get_forces()
+        atoms.info["spin"] = 1
+        frames.append(atoms)
+    return FrameSet.from_atoms(frames)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    write_npz(folder / "metals.npz", metals(120))
+    write_npz(folder / "organics.npz", organics(120))
+    return folder
+
+
+def config(**changes: object) -> TrainConfig:
+    branches = [
+        {"name": METALS, "theory": "EMT", "files": ["metals.npz"], "share": 0.5, "min_structures_per_element": 5},
+        {"name": ORGANICS, "theory": "EMT", "files": ["organics.npz"], "share": 0.5, "min_structures_per_element": 5},
+    ]
+    settings = {
+        "model": {
+            "backbone": {"name": "painn", "hidden": 16, "layers": 2, "radial_basis": 6, "cutoff": 4.0},
+            "head": {"shared_layers": 0, "branch_layers": 1, "branch_width": 16},
+        },
+        "branches": branches,
+        "steps": 150,
+        "batch_structures": 8,
+        "optim": {"learning_rate": 3e-3, "warmup_steps": 10, "ema": 0.95},
+        "split": {"valid": 0.15, "test": 0.15},
+        "validate_every": 75,
+        **changes,
+    }
+    return from_mapping(TrainConfig, settings)
+
+
+@pytest.fixture(scope="module")
+def trained(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trainer:
+    trainer = Trainer(config(), data, tmp_path_factory.mktemp("run"))
+    trainer.start = trainer.validate()  # type: ignore[attr-defined]
+    trainer.fit()
+    return trainer
+
+
+def test_training_lowers_errors(trained: Trainer) -> None:
+    before, after = trained.start, trained.validate()  # type: ignore[attr-defined]
+    for name in (METALS, ORGANICS):
+        assert after[name]["forces_mae"] < 0.7 * before[name]["forces_mae"]
+
+
+def test_log_and_model_are_written(trained: Trainer) -> None:
+    entries = [json.loads(line) for line in (trained.folder / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in entries] == [75, 150]
+    assert set(entries[0]["valid"]) == {METALS, ORGANICS}
+    written = load(trained.folder / "model.safetensors")
+    for name, tensor in trained.potential.state_dict().items():
+        assert torch.equal(written.state_dict()[name], tensor)
+
+
+def test_references_come_from_the_training_split_only(trained: Trainer, data: Path) -> None:
+    frames = trained.corpora[0].splits["train"]
+    assert len(frames) < 120
+    assert trained.corpora[0].info.e0.keys() == {"Al", "Cu"}
+    assert trained.corpora[0].info.n_structures == len(frames)
+
+
+def test_resumed_run_equals_uninterrupted(data: Path, tmp_path: Path) -> None:
+    whole = Trainer(config(steps=20, validate_every=100), data, tmp_path / "whole")
+    whole.fit()
+    first = Trainer(config(steps=20, validate_every=100), data, tmp_path / "parts")
+    for step in range(11):
+        first._train_on(first._batch(step))
+    first._save_state()
+    second = Trainer(config(steps=20, validate_every=100), data, tmp_path / "parts")
+    assert second.step == 11
+    second.fit()
+    for name, tensor in whole.potential.state_dict().items():
+        assert torch.equal(second.potential.state_dict()[name], tensor), name
+
+
+def test_resuming_with_other_settings_is_refused(data: Path, tmp_path: Path) -> None:
+    trainer = Trainer(config(steps=1), data, tmp_path)
+    trainer._save_state()
+    with pytest.raises(ValueError, match="other settings"):
+        Trainer(config(steps=2), data, tmp_path)
+
+
+def test_finished_model_answers(trained: Trainer, tmp_path: Path) -> None:
+    model = finish(trained, "emt", "A test.", structures=60)
+    path = save(model, tmp_path / "emt.safetensors")
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = GFMCalculator(path)
+    assert atoms.get_potential_energy() / 4 == pytest.approx(0.0, abs=0.5)
+    assert atoms.calc.results["branch_weights"] == {METALS: 1.0, ORGANICS: 0.0}
+    metrics = model.metadata["metrics"]
+    assert metrics["blend"][ORGANICS]["own_weight"] == pytest.approx(1.0)
+    write_card(model, tmp_path / "card.md")
+    assert f"| {METALS} | EMT | 2 |" in (tmp_path / "card.md").read_text()
+
+
+def test_alignment_removes_a_shift_of_gauge(trained: Trainer, data: Path) -> None:
+    """Two branches that say the same up to a sum over elements agree after alignment."""
+    model = trained.potential
+    with torch.no_grad():
+        for layer in model.heads.layers:
+            layer.weight[1], layer.bias[1] = layer.weight[0], layer.bias[0]
+    info = dict.fromkeys(("C", "H", "O"), 0.0)
+    same = [dataclasses.replace(b, e0=info, alignment={}, scale=1.0) for b in model.branches]
+    shifted = [same[0], dataclasses.replace(same[1], alignment={"C": 2.0, "H": -0.5})]
+    frames = FrameSet.from_npz(data / "organics.npz")
+    graphs = [frames.graph(i, model.cutoff) for i in range(20)]
+    twin = rebuilt(model, branches=shifted)
+    found = fit_alignment(twin, graphs, ridge=1e-9)
+    aligned, _ = with_alignment(twin, found).every_branch(AtomGraph.batch(graphs), derivatives=False)
+    torch.testing.assert_close(aligned[:, 0], aligned[:, 1], rtol=0, atol=1e-4)
+
+
+def test_loss_ignores_what_is_not_labelled() -> None:
+    frames = metals(3)
+    graphs = [frames.graph(i, 4.0) for i in range(3)]
+    graphs[1] = graphs[1].replace(energy=graphs[1].energy * torch.nan, forces=graphs[1].forces * torch.nan)
+    batch = AtomGraph.batch(graphs)
+    prediction = Prediction(
+        energy=batch.energy.nan_to_num() + 4.0, forces=batch.forces.nan_to_num() + 1.0, stress=batch.stress
+    )
+    terms = loss_terms(prediction, batch)
+    assert terms.energy.item() == pytest.approx(1.0)
+    assert terms.forces.item() == pytest.approx(np.sqrt(3))
+    assert terms.stress.item() == pytest.approx(0.0, abs=1e-7)
+    assert terms.total(LossConfig(energy=2.0, forces=1.0)).item() == pytest.approx(2 + np.sqrt(3), abs=1e-5)
+
+
+def test_missing_file_says_where(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"metals\.npz.*docs/data\.md"):
+        Trainer(config(), tmp_path, tmp_path / "run")
+
+
+def test_typo_in_settings() -> None:
+    with pytest.raises(ValueError, match="did you mean 'learning_rate'"):
+        config(optim={"learnin_rate": 1.0})
