@@ -1,6 +1,6 @@
 """Does the energy stay put? NVE of a 64-atom crystal at 300 K: drift, noise and speed by precision.
 
-    python benchmarks/dynamics.py [--ps 5] [--precision fp64 fp32] [--json FILE]
+python benchmarks/dynamics.py [--ps 5] [--precision fp64 fp32] [--json FILE]
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How long are the functions? Lines of each function of the package, signature and docstring included.
 
-    python benchmarks/function_lengths.py
+python benchmarks/function_lengths.py
 """
 
 from __future__ import annotations

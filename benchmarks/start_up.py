@@ -1,6 +1,6 @@
 """How long until the first forces? Fresh processes, median of several.
 
-    python benchmarks/start_up.py [--repeats 5] [--json FILE]
+python benchmarks/start_up.py [--repeats 5] [--json FILE]
 """
 
 from __future__ import annotations

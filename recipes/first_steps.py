@@ -44,7 +44,9 @@ def main() -> None:
     summary = run_md(crystal, config, trajectory=folder / "MgO.traj", log=folder / "MgO.csv")
     console.print(md_table(summary))
     plot(folder, relaxed)
-    console.print(f"Trajectories, table and plot are in {folder}: " + ", ".join(sorted(p.name for p in folder.iterdir())))
+    console.print(
+        f"Trajectories, table and plot are in {folder}: " + ", ".join(sorted(p.name for p in folder.iterdir()))
+    )
 
 
 def single_point(atoms: Atoms) -> Table:
@@ -63,7 +65,9 @@ def single_point(atoms: Atoms) -> Table:
 def bond_table(relaxed: Relaxed) -> Table:
     """Bond lengths before and after, beside the measured ones."""
     state = "converged" if relaxed.converged else "NOT converged"
-    title = f"Relaxation of acetamide: {relaxed.steps} steps, {state}, {relaxed.energies[-1] - relaxed.energies[0]:.2f} eV"
+    title = (
+        f"Relaxation of acetamide: {relaxed.steps} steps, {state}, {relaxed.energies[-1] - relaxed.energies[0]:.2f} eV"
+    )
     table = Table("bond", "start (Å)", "relaxed (Å)", "measured (Å)", title=title, title_justify="left")
     for name, (i, j, measured) in BONDS.items():
         before, after = (atoms.get_distance(i, j) for atoms in (relaxed.frames[0], relaxed.atoms))
