@@ -14,7 +14,7 @@ from ase.data import atomic_numbers
 from gfmpot.data import FrameSet, fit_reference_energies, split_of_group
 from gfmpot.data.split import SplitName
 from gfmpot.graph import AtomGraph
-from gfmpot.models import BranchInfo
+from gfmpot.models import BranchInfo, PotentialConfig
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +56,19 @@ class BranchCorpus:
     manifest: dict[str, str]
     """SHA-256 by file name."""
 
-    def graphs(self, split: SplitName, cutoff: float, branch: int, limit: int | None = None) -> Iterator[AtomGraph]:
+    def graph(self, split: SplitName, i: int, model: PotentialConfig, branch: int) -> AtomGraph:
+        """Structure ``i`` of a split as the model sees it, with its labels."""
+        return self.splits[split].graph(i, model.backbone.cutoff, branch, model.max_neighbours)
+
+    def graphs(
+        self, split: SplitName, model: PotentialConfig, branch: int, limit: int | None = None
+    ) -> Iterator[AtomGraph]:
         """Labelled graphs of a split; at most ``limit`` of them, evenly spread."""
         frames = self.splits[split]
         chosen = np.arange(len(frames))
         if limit is not None and limit < len(frames):
             chosen = np.linspace(0, len(frames) - 1, limit).astype(np.int64)
-        return (frames.graph(int(i), cutoff, branch) for i in chosen)
+        return (self.graph(split, int(i), model, branch) for i in chosen)
 
 
 def read_branch(config: BranchData, folder: Path, split: SplitConfig) -> BranchCorpus:

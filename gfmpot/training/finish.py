@@ -12,8 +12,9 @@ import torch
 
 from gfmpot import __version__
 from gfmpot.config import to_mapping
+from gfmpot.data.split import SplitName
 from gfmpot.graph import AtomGraph
-from gfmpot.models import Potential
+from gfmpot.models import Potential, PotentialConfig
 from gfmpot.models.potential import rebuilt
 from gfmpot.training.alignment import fit_alignment
 from gfmpot.training.branch_weights import train_branch_weights
@@ -34,11 +35,11 @@ def finish(trainer: Trainer, name: str, description: str, structures: int = 1500
         structures: per branch, for alignment and weights (training split) and for the test.
     """
     trained, corpora = trainer.potential, trainer.corpora
-    known = _graphs(corpora, "train", trained.cutoff, structures)
+    known = _graphs(corpora, "train", trained.config, structures)
     potential = with_alignment(trained, fit_alignment(trained, known))
     loss = train_branch_weights(potential, known)
     log.info("branch weights: loss %.4g", loss)
-    unseen = _graphs(corpora, "test", trained.cutoff, structures)
+    unseen = _graphs(corpora, "test", trained.config, structures)
     metrics = evaluate(potential, unseen)
     metadata = {
         "name": name,
@@ -93,8 +94,8 @@ def _blend_line(name: str, m: Metrics) -> str:
     )
 
 
-def _graphs(corpora: Sequence[BranchCorpus], split: Any, cutoff: float, limit: int) -> list[AtomGraph]:
-    return [graph for b, corpus in enumerate(corpora) for graph in corpus.graphs(split, cutoff, b, limit)]
+def _graphs(corpora: Sequence[BranchCorpus], split: SplitName, model: PotentialConfig, limit: int) -> list[AtomGraph]:
+    return [graph for b, corpus in enumerate(corpora) for graph in corpus.graphs(split, model, b, limit)]
 
 
 def _training_summary(trainer: Trainer) -> dict[str, Any]:

@@ -88,7 +88,6 @@ class Trainer:
         folder.mkdir(parents=True, exist_ok=True)
         self.corpora = [read_branch(branch, data, config.split) for branch in config.branches]
         self.potential = self._fresh_potential()
-        self.cutoff = self.potential.cutoff
         self._parameters = [p for name, p in self.potential.named_parameters() if not name.startswith("weights.")]
         self._optimizer = torch.optim.AdamW(self._parameters, weight_decay=config.optim.weight_decay)
         self._average = [parameter.detach().clone() for parameter in self._parameters]
@@ -120,7 +119,7 @@ class Trainer:
         graphs = [
             graph
             for b, corpus in enumerate(self.corpora)
-            for graph in corpus.graphs("valid", self.cutoff, b, self.config.validation_structures)
+            for graph in corpus.graphs("valid", self.potential.config, b, self.config.validation_structures)
         ]
         metrics = evaluate(self.potential, graphs)
         _copy(current, self._parameters)
@@ -172,7 +171,7 @@ class Trainer:
     def _sample(self, corpus: BranchCorpus, branch: int, rng: np.random.Generator) -> AtomGraph:
         frames = corpus.splits["train"]
         i = int(rng.integers(len(frames)))
-        graph = frames.graph(i, self.cutoff, branch)
+        graph = corpus.graph("train", i, self.potential.config, branch)
         forget = frames.charge[i] == 0 and frames.spin[i] == 1 and rng.random() < self.config.unspecified_spin
         return without_spin(graph) if forget else graph
 

@@ -190,3 +190,10 @@ def test_missing_file_says_where(tmp_path: Path) -> None:
 def test_typo_in_settings() -> None:
     with pytest.raises(ValueError, match="did you mean 'learning_rate'"):
         config(optim={"learnin_rate": 1.0})
+
+
+def test_the_models_neighbour_cap_holds_in_training(data: Path, tmp_path: Path) -> None:
+    capped = {**config().model, "max_neighbours": 4}
+    trainer = Trainer(config(model=capped), data, tmp_path / "capped")
+    free = Trainer(config(), data, tmp_path / "free")
+    assert trainer._batch(0).n_edges < free._batch(0).n_edges
