@@ -56,7 +56,7 @@ def build_graph(
         InvalidStructureError: empty structure, unknown element, NaN or infinite coordinates, atoms closer than
             0.1 Å, a zero vector in a periodic direction, or a multiplicity that the electron count forbids.
     """
-    z = np.asarray(numbers, dtype=np.int64)
+    z = _atomic_numbers(numbers)
     xyz = np.ascontiguousarray(positions, dtype=np.float64)
     box = np.zeros((3, 3)) if cell is None else np.ascontiguousarray(cell, dtype=np.float64)
     periodic = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)).copy()
@@ -111,6 +111,14 @@ def _whole(value: Any, name: str) -> int:
     if not number.is_integer():
         raise InvalidStructureError(f"{name} must be a whole number, got {value!r}")
     return int(number)
+
+
+def _atomic_numbers(numbers: ArrayLike) -> NDArray[np.int64]:
+    given = np.asarray(numbers)
+    z = given.astype(np.int64)
+    if (z != given).any():
+        raise InvalidStructureError(f"atomic numbers must be whole, got {given[z != given][0]}")
+    return z
 
 
 def _check_atoms(z: NDArray[np.int64], xyz: FloatArray, box: FloatArray) -> None:

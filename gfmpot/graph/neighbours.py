@@ -41,10 +41,23 @@ def neighbour_list(positions: FloatArray, cell: FloatArray, pbc: NDArray[np.bool
     from vesin import NeighborList  # imports torch, which `import gfmpot` must not
 
     box = completed_cell(cell, pbc)
-    search = NeighborList(cutoff=cutoff, full_list=True)
-    pairs, shifts, distances = search.compute(positions, box, pbc, quantities="PSd")
-    edge_index = np.ascontiguousarray(pairs.T.astype(np.int64))
-    return _sorted(NeighbourList(edge_index, shifts.astype(np.int64), distances))
+    # A hair beyond the cutoff, so that our own distances decide, and a list with a skin decides alike to the last bit.
+    search = NeighborList(cutoff=cutoff * (1 + 1e-12), full_list=True)
+    pairs, shifts = search.compute(positions, box, pbc, quantities="PS")
+    edge_index, shifts = np.ascontiguousarray(pairs.T.astype(np.int64)), shifts.astype(np.int64)
+    edges = NeighbourList(edge_index, shifts, edge_lengths(positions, cell, edge_index, shifts))
+    return _sorted(edges.select(edges.distances < cutoff))
+
+
+def edge_lengths(positions: FloatArray, cell: FloatArray, edge_index: IntArray, cell_shifts: IntArray) -> FloatArray:
+    """(E,) Å. Element by element, so that an edge has the same length in any list."""
+    senders, receivers = edge_index
+    vectors = positions[receivers] - positions[senders]
+    for axis in range(3):
+        vectors += cell_shifts[:, axis : axis + 1] * cell[axis]
+    x, y, z = vectors.T
+    lengths: FloatArray = np.sqrt(x * x + y * y + z * z)
+    return lengths
 
 
 def completed_cell(cell: FloatArray, pbc: NDArray[np.bool_]) -> FloatArray:
@@ -79,8 +92,13 @@ def nearest_only(edges: NeighbourList, max_neighbours: int) -> NeighbourList:
     """Keep each receiver's nearest ``max_neighbours`` edges; the last shell is kept whole, so that symmetry survives.
 
     The energy jumps when an atom enters or leaves the list: this exists to repeat the paper, not for dynamics.
+
+    Raises:
+        ValueError: a cap below 1.
     """
     receivers = edges.edge_index[1]
+    if max_neighbours < 1:
+        raise ValueError(f"max_neighbours must be at least 1, got {max_neighbours}; None keeps all")
     order = np.lexsort((edges.distances, receivers))
     first = np.searchsorted(receivers, receivers)  # receivers are sorted: start of each edge's own block
     rank = np.empty(len(receivers), dtype=np.int64)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from gfmpot.graph.neighbours import FloatArray, NeighbourList, completed_cell, neighbour_list
+from gfmpot.graph.neighbours import FloatArray, NeighbourList, completed_cell, edge_lengths, neighbour_list
 
 
 class VerletList:
@@ -47,12 +47,9 @@ class VerletList:
         self._candidates = neighbour_list(positions, cell, pbc, self.cutoff + self.skin)
         self._positions, self._pbc = positions.copy(), pbc.copy()
         self._inverse_box = np.linalg.inv(completed_cell(cell, pbc))
-        self._shifts = self._candidates.cell_shifts.astype(np.float64)
         self.n_searches += 1
 
     def _current(self, positions: FloatArray, cell: FloatArray) -> NeighbourList:
-        senders, receivers = self._candidates.edge_index
-        vectors = positions[receivers] - positions[senders] + self._shifts @ cell
-        distances = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
-        current = self._candidates._replace(distances=distances)
-        return current.select(distances < self.cutoff)
+        edge_index, shifts, _ = self._candidates
+        current = self._candidates._replace(distances=edge_lengths(positions, cell, edge_index, shifts))
+        return current.select(current.distances < self.cutoff)

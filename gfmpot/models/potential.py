@@ -31,6 +31,10 @@ class PotentialConfig:
     max_neighbours: int | None = None
     """The paper's cap of 20 nearest neighbours; None (the default) keeps all within the cutoff."""
 
+    def __post_init__(self) -> None:
+        if self.max_neighbours is not None and self.max_neighbours < 1:
+            raise ValueError(f"max_neighbours must be at least 1, got {self.max_neighbours}; None keeps all")
+
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> PotentialConfig:
         """From plain types, as in a checkpoint or a YAML file; ``backbone`` is ``{"name": ..., **settings}``."""
@@ -85,9 +89,6 @@ class Potential(nn.Module):
         self.heads = BranchHeads(len(branches), self.backbone.out_features, config.head)
         self.weights = BranchWeightMLP(len(branches), config.weight_hidden)
         self.references = References(branches, self.e0_blend)
-        self.register_buffer("scales", torch.tensor([b.scale for b in branches], dtype=torch.float64), persistent=False)
-
-    scales: Tensor
 
     @property
     def cutoff(self) -> float:
@@ -177,7 +178,7 @@ class Potential(nn.Module):
             features = self.backbone(self.embedding(graph), vectors, graph)
             rows = graph.branch[graph.structure_of_atom] if self.atomwise else graph.branch
             pooled = features if self.atomwise else sum_per_structure(features, graph)
-            eps = self.heads.select(pooled, rows).double() * self.scales[rows]
+            eps = self.heads.select(pooled, rows).double() * self.references.scales[rows]
             learnt = sum_per_structure(eps, graph) if self.atomwise else eps
         reference = self.references.own(graph.branch[graph.structure_of_atom], graph.atomic_numbers)
         energy = learnt + sum_per_structure(reference, graph)
@@ -253,7 +254,7 @@ class Potential(nn.Module):
         features = self.backbone(self.embedding(graph), vectors, graph)
         pooled = features if self.atomwise else sum_per_structure(features, graph)
         eps: Tensor = self.heads(pooled)
-        return eps.double() * self.scales
+        return eps.double() * self.references.scales
 
     def _per_structure(self, eps: Tensor, graph: AtomGraph) -> Tensor:
         return sum_per_structure(eps, graph) if self.atomwise else eps

@@ -19,7 +19,7 @@ class UnsupportedElementsError(ValueError):
 
 
 class References(nn.Module):
-    """Tables by branch and element, always in float64.
+    """Tables by branch and element, and the unit of each branch, always in float64.
 
     ``E_b = Σ_i e0_b[Z_i] + ε_b`` on the branch's own scale, ``Σ_i e0_blend[Z_i] + Σ_b w_b (ε_b + Σ_i
     alignment_b[Z_i])`` on the common one.
@@ -29,6 +29,7 @@ class References(nn.Module):
     alignment: Tensor  # (B, 119) eV
     supported: Tensor  # (B, 119) bool
     e0_blend: Tensor  # (119,) eV
+    scales: Tensor  # (B,) eV
 
     def __init__(self, branches: Sequence[BranchInfo], e0_blend: Mapping[str, float]) -> None:
         super().__init__()
@@ -37,6 +38,7 @@ class References(nn.Module):
         self.register_buffer("alignment", torch.stack([_table(b.alignment) for b in branches]), persistent=False)
         self.register_buffer("supported", torch.stack([_mask(b.e0) for b in branches]), persistent=False)
         self.register_buffer("e0_blend", _table(e0_blend), persistent=False)
+        self.register_buffer("scales", torch.tensor([b.scale for b in branches], dtype=torch.float64), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> References:
         """Follow moves between devices, but not changes of precision: 1e5 eV in float32 has errors of 0.01 eV."""
