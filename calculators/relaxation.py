@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
+
+from gfmpot.config import did_you_mean
+
+if TYPE_CHECKING:
+    from ase.io.trajectory import TrajectoryWriter
 
 OptimizerName = Literal["FIRE", "LBFGS", "BFGS"]
 
@@ -53,25 +59,25 @@ def relax(
     """
     import ase.optimize
     from ase.filters import FrechetCellFilter
-    from ase.io import write
+    from ase.io.trajectory import Trajectory
 
     if optimizer not in get_args(OptimizerName):
-        raise ValueError(f"no optimizer {optimizer!r}; known: {', '.join(get_args(OptimizerName))}")
+        raise ValueError(f"no optimizer {optimizer!r}{did_you_mean(str(optimizer), get_args(OptimizerName))}")
     if fmax <= 0 or steps < 0:
         raise ValueError(f"fmax must be positive and steps not negative, got {fmax} eV/Å and {steps}")
     if atoms.calc is None:
         raise ValueError("attach a calculator first: atoms.calc = GFMCalculator()")
     if cell and not (atoms.pbc.any() and atoms.cell.rank == 3):
-        raise ValueError("cannot relax the cell of a structure without a volume; use cell=False")
+        raise ValueError("a structure without a volume has no cell to relax; relax positions only (cell=False)")
     moving = atoms.copy()
     moving.calc = atoms.calc
     frames: list[Atoms] = []
     target = FrechetCellFilter(moving, mask=_periodic_strains(moving.pbc)) if cell else moving
     dynamics = getattr(ase.optimize, optimizer)(target, logfile=None)
-    dynamics.attach(lambda: frames.append(snapshot(moving)))
-    converged = bool(dynamics.run(fmax=fmax, steps=steps))
-    if trajectory is not None:
-        write(trajectory, frames)
+    with ExitStack() as files:
+        writer = None if trajectory is None else files.enter_context(Trajectory(trajectory, "w"))
+        dynamics.attach(lambda: _record(moving, frames, writer))
+        converged = bool(dynamics.run(fmax=fmax, steps=steps))
     return Relaxed(moving, converged, dynamics.get_number_of_steps(), frames)
 
 
@@ -82,6 +88,13 @@ def snapshot(atoms: Atoms) -> Atoms:
     frame = atoms.copy()
     frame.calc = SinglePointCalculator(frame, **kept)
     return frame
+
+
+def _record(atoms: Atoms, frames: list[Atoms], writer: TrajectoryWriter | None) -> None:
+    """Keep a step, and put it on disk at once: a relaxation that fails leaves its way there."""
+    frames.append(snapshot(atoms))
+    if writer is not None:
+        writer.write(frames[-1])
 
 
 def _periodic_strains(pbc: np.ndarray) -> list[bool]:

@@ -38,7 +38,7 @@ class Predictor:
         budget: the largest batch.
 
     Raises:
-        ValueError: an unknown model, head or precision, or unusable weights.
+        ValueError: an unknown model, head or precision, or a device or weights that cannot be used.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class Predictor:
         if head is not None and weights is not None:
             raise ValueError("give either head or weights, not both")
         potential = copy.deepcopy(model) if isinstance(model, Potential) else load(model)
-        self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self.device = usable_device(device)
         self.potential = potential.eval().requires_grad_(False).to(self.device, network_dtype(precision))
         self.precision, self.head, self.uncertainty = precision, head, uncertainty
         self.allow_unsupported, self.budget = allow_unsupported, budget or BatchBudget()
@@ -151,6 +151,22 @@ class Predictor:
         if self.potential.backbone._compiled_call_impl is not None:
             state["potential"] = rebuilt(self.potential).eval().requires_grad_(False)
         return state
+
+
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """The device asked for, or a CUDA (or ROCm) device if there is one, or the CPU.
+
+    Raises:
+        ValueError: a device that does not exist here.
+    """
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=chosen).device
+    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+        kinds = ("cpu", "cuda", "mps", "xpu")
+        kind = str(chosen).split(":")[0]
+        hint = "" if kind in kinds else did_you_mean(kind, kinds)
+        raise ValueError(f"device {str(chosen)!r} cannot be used ({str(error).splitlines()[0]}){hint}") from error
 
 
 def split_results(prediction: Prediction, graph: AtomGraph, names: list[str]) -> list[Results]:

@@ -185,6 +185,7 @@ def test_unknown_element() -> None:
         ({"precision": "fp23"}, "did you mean 'fp32'"),
         ({"weights": {"nothing": 1.0}}, "no branch 'nothing'"),
         ({"weights": {"mp-pbe-u": -1.0}}, "not negative"),
+        ({"device": "cdua"}, "did you mean 'cuda'"),
         ({"uncertainty": "all"}, "'energy' or 'forces'"),
     ],
 )

@@ -1,0 +1,139 @@
+"""``gfmpot predict``: energies, forces and stress of any number of structures."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+from gfmpot.cli import options, output
+from gfmpot.cli.console import clean_errors, note, report, table
+from gfmpot.cli.structures import Failure, Frame, read_all
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from gfmpot.calculators import GFMCalculator
+    from gfmpot.inference import Results
+
+Evaluated: TypeAlias = "tuple[Frame, Results]"
+
+CHUNK = 512
+"""Frames that are handed over together; the calculator packs them into batches by size."""
+
+HEADERS = {
+    "energy": "energy\n(eV)",
+    "energy_per_atom": "energy\n(eV/atom)",
+    "max_force": "max force\n(eV/Å)",
+    "energy_std": "std\n(eV)",
+    "branch_weights": "branch weights",
+}
+"""Of the printed table, where they differ from the names in files."""
+
+
+def predict(
+    files: Annotated[list[Path], typer.Argument(help="Anything ASE or pymatgen reads; all frames.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="Write results, too: .csv, .json, .parquet, or .extxyz with forces and stress."
+        ),
+    ] = None,
+    model: options.Model = "default",
+    head: options.Head = None,
+    precision: options.Precision = "fp32",
+    device: options.Device = None,
+    charge: options.Charge = 0,
+    spin: options.Spin = None,
+) -> None:
+    """Energy, largest force and uncertainty of every structure in FILES.
+
+    What cannot be read or answered is listed at the end, with file and frame, and makes the exit code 1; all other
+    results are printed and written nevertheless.
+    """
+    with clean_errors():
+        if out is not None:
+            output.check_output(out, [*output.TABLES, ".extxyz"])
+        calculator = options.build_calculator(model, head, precision, device, charge, spin)
+        found = list(evaluate(calculator, read_all(files)))
+        good = [entry for entry in found if not isinstance(entry, Failure)]
+        records = [record(frame, results) for frame, results in good]
+        if records:
+            _print(records)
+        if records and out is not None:
+            _write(out, records, good)
+        report([entry for entry in found if isinstance(entry, Failure)])
+
+
+def evaluate(calculator: GFMCalculator, frames: Iterable[Frame | Failure]) -> Iterator[Evaluated | Failure]:
+    """Results of all frames, in order, computed in batches; a frame that fails does not take others with it."""
+    stream = iter(frames)
+    while chunk := list(islice(stream, CHUNK)):
+        answers = iter(_answers(calculator, [entry for entry in chunk if isinstance(entry, Frame)]))
+        for entry in chunk:
+            yield entry if isinstance(entry, Failure) else next(answers)
+
+
+def record(frame: Frame, results: Results) -> dict[str, Any]:
+    """The row of one structure, by the names and units of all result tables."""
+    return {
+        "file": str(frame.file),
+        "frame": frame.index,
+        "formula": frame.atoms.get_chemical_formula(),
+        "natoms": len(frame.atoms),
+        "energy": results["energy"],
+        "energy_per_atom": results["energy"] / len(frame.atoms),
+        "max_force": float((results["forces"] ** 2).sum(axis=1).max() ** 0.5),
+        "energy_std": results["energy_std"],
+        "branch_weights": results["branch_weights"],
+    }
+
+
+def _answers(calculator: GFMCalculator, frames: Sequence[Frame]) -> list[Evaluated | Failure]:
+    """All at once; if that fails, by halves, until the frames that fail stand alone."""
+    import torch
+
+    if not frames:
+        return []
+    try:
+        return list(zip(frames, calculator.evaluate_many(frame.atoms for frame in frames), strict=True))
+    except (ValueError, torch.OutOfMemoryError) as error:
+        if len(frames) > 1:
+            middle = len(frames) // 2
+            return _answers(calculator, frames[:middle]) + _answers(calculator, frames[middle:])
+        formula = frames[0].atoms.get_chemical_formula()
+        return [Failure(f"{frames[0]} ({formula})", str(error).removeprefix(f"structure 0 ({formula}): "))]
+
+
+def _print(records: Sequence[dict[str, Any]]) -> None:
+    columns = [HEADERS.get(name, name) for name in records[0]]
+    table(columns, [[*list(r.values())[:-1], _largest(r["branch_weights"])] for r in records])
+
+
+def _largest(weights: dict[str, float], count: int = 3) -> str:
+    ranked = sorted(weights.items(), key=lambda item: -item[1])[:count]
+    return ", ".join(f"{name} {weight:.2f}" for name, weight in ranked if weight >= 0.005)
+
+
+def _write(out: Path, records: Sequence[dict[str, Any]], good: Sequence[Evaluated]) -> None:
+    with output.atomic(out) as partial:
+        if out.suffix == ".extxyz":
+            output.write_structures(partial, [_labelled(frame, results) for frame, results in good])
+        else:
+            output.TABLES[out.suffix](partial, records)
+    note(f"wrote {out}")
+
+
+def _labelled(frame: Frame, results: Results) -> Atoms:
+    from ase.calculators.singlepoint import SinglePointCalculator
+
+    atoms = frame.atoms.copy()
+    kept = {key: results[key] for key in ("energy", "free_energy", "forces", "stress") if key in results}
+    atoms.calc = SinglePointCalculator(atoms, **kept)
+    atoms.info |= {"file": str(frame.file), "frame": frame.index, "energy_std": results["energy_std"]}
+    atoms.info["branch_weights"] = json.dumps(results["branch_weights"])
+    return atoms
