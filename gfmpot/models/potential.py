@@ -227,20 +227,19 @@ class Potential(nn.Module):
         supporting = self.references.supporting(graph)
         usable = supporting | self.references.closest(graph) if allow_unsupported else supporting
         self.references.require(graph, usable)
-        natural = self.branch_weights(graph, usable).detach()
         reference = self.references.e0_blend
         if head is not None:
             index = self.branch_index(head)
             if not allow_unsupported:
                 self.references.require_branch(graph, index)
-            chosen = torch.zeros_like(natural)
+            chosen = torch.zeros_like(usable, dtype=torch.float64)
             chosen[:, index] = 1.0
             reference = self.references.e0[index] - self.references.alignment[index]
         elif weights is not None:
             chosen = self._normalised(weights, usable, graph)
         else:
-            chosen = natural
-        return _Choice(chosen, natural, supporting, reference)
+            chosen = self.branch_weights(graph, usable).detach()
+        return _Choice(chosen, supporting, reference)
 
     def _normalised(self, weights: Tensor, usable: Tensor, graph: AtomGraph) -> Tensor:
         if weights.shape[-1] != len(self.branches) or (weights < 0).any():
@@ -269,13 +268,13 @@ class Potential(nn.Module):
     def _forces_std(
         self, forces: Tensor, aligned: Tensor, vectors: Tensor, choice: _Choice, graph: AtomGraph
     ) -> Tensor:
-        """(N, 3) spread of the branches' forces about the answer's, weighted as the energies' is."""
+        """(N, 3) eV/Å: spread of the branches' forces, as :func:`_spread` is of their energies."""
+        share = choice.equal_shares()[graph.structure_of_atom]
         variance = torch.zeros_like(forces)
-        for b in torch.nonzero(choice.natural.sum(dim=0)).flatten().tolist():
+        for b in torch.nonzero(choice.supporting.any(dim=0)).flatten().tolist():
             deviation = _branch_forces(aligned, vectors, graph, b) - forces
-            variance += choice.natural[graph.structure_of_atom, b].unsqueeze(1) * deviation**2
-        alone = (choice.supporting.sum(dim=1) < 2)[graph.structure_of_atom]
-        return variance.sqrt().masked_fill(alone.unsqueeze(1), torch.nan)
+            variance += share[:, b : b + 1].nan_to_num() * deviation**2
+        return variance.sqrt().masked_fill(share[:, :1].isnan(), torch.nan)
 
 
 @dataclass(frozen=True)
@@ -283,9 +282,13 @@ class _Choice:
     """Who answers for each structure."""
 
     weights: Tensor  # (G, B) of the answer
-    natural: Tensor  # (G, B) from the composition, which weight the spread
     supporting: Tensor  # (G, B) bool
     reference: Tensor  # (119,) eV per element
+
+    def equal_shares(self) -> Tensor:
+        """(G, B) equal weights of the supporting branches; NaN where there are fewer than two: no spread to speak of."""
+        count = self.supporting.sum(dim=1, keepdim=True)
+        return (self.supporting / count).masked_fill(count < 2, torch.nan)
 
 
 def rebuilt(potential: Potential, **changes: Any) -> Potential:
@@ -309,9 +312,12 @@ def _branch_forces(aligned: Tensor, vectors: Tensor, graph: AtomGraph, branch: i
 
 
 def _spread(aligned: Tensor, answer: Tensor, choice: _Choice) -> Tensor:
-    """(G,) eV: root of the weighted mean square distance of the branches from the answer."""
-    variance = (choice.natural * (aligned - answer.unsqueeze(1)) ** 2).sum(dim=1)
-    return variance.sqrt().masked_fill(choice.supporting.sum(dim=1) < 2, torch.nan)
+    """(G,) eV: root mean square distance of the supporting branches from the answer.
+
+    All that know the elements count alike: with the weights of the blend, a branch that is trusted fully would vouch
+    for itself (docs/architecture.md has the comparison).
+    """
+    return (choice.equal_shares() * (aligned - answer.unsqueeze(1)) ** 2).sum(dim=1).sqrt()
 
 
 def _check_names(branches: Sequence[BranchInfo]) -> None:

@@ -14,7 +14,7 @@ from gfmpot import __version__
 from gfmpot.config import to_mapping
 from gfmpot.data.split import SplitName
 from gfmpot.graph import AtomGraph
-from gfmpot.models import Potential, PotentialConfig
+from gfmpot.models import BranchInfo, Potential, PotentialConfig
 from gfmpot.models.potential import rebuilt
 from gfmpot.training.alignment import fit_alignment
 from gfmpot.training.branch_weights import train_branch_weights
@@ -60,31 +60,56 @@ def with_alignment(potential: Potential, alignment: Sequence[dict[str, float]]) 
 
 def write_card(potential: Potential, path: Path) -> None:
     """The model card in Markdown."""
-    meta, lines = potential.metadata, [f"# {potential.metadata['name']}", "", potential.metadata["description"], ""]
-    lines += ["| branch | theory | elements | structures | energy MAE (meV/atom) | force MAE (meV/Å) | of mean force |"]
-    lines += ["|---|---|---|---|---|---|---|"]
-    for branch in potential.branches:
-        lines.append(
-            _card_row(branch.name, branch.theory, len(branch.e0), branch.n_structures, meta["metrics"]["branches"])
-        )
-    lines += ["", "Errors on held-out groups (test split); force errors are mean norms of the error vector.", ""]
-    lines += [
-        "## The blend",
-        "",
-        "Default output against the labels of each branch's test split, on the common scale:",
-        "",
-    ]
-    lines += [_blend_line(name, m) for name, m in meta["metrics"]["blend"].items()]
-    lines += ["", "## Data and licences", ""]
-    lines += [f"- `{b.name}`: {b.licence}. {b.citation}. Elements: {', '.join(b.e0)}" for b in potential.branches]
-    lines += ["", "## Training", "", *[f"- {key}: {value}" for key, value in meta["training"].items()], ""]
-    path.write_text("\n".join(lines))
+    meta = potential.metadata
+    metrics = meta["metrics"]
+    branches = [_card_row(branch, metrics["branches"][branch.name]) for branch in potential.branches]
+    blend = [_blend_line(name, m) for name, m in metrics["blend"].items()]
+    data = [f"- `{b.name}`: {b.licence}. {b.citation}. Elements: {', '.join(b.e0)}" for b in potential.branches]
+    training = [f"- {key}: {value}" for key, value in meta["training"].items()]
+    text = CARD.format(
+        name=meta["name"],
+        description=meta["description"],
+        branches="\n".join(branches),
+        blend="\n".join(blend),
+        data="\n".join(data),
+        training="\n".join(training),
+    )
+    path.write_text(text)
 
 
-def _card_row(name: str, theory: str, elements: int, structures: int, metrics: dict[str, Metrics]) -> str:
-    m = metrics[name]
-    errors = f"{1e3 * m['energy_mae']:.0f} | {1e3 * m['forces_mae']:.0f} | {m['forces_relative']:.0%}"
-    return f"| {name} | {theory} | {elements} | {structures} | {errors} |"
+CARD = """# {name}
+
+{description}
+
+## Branches
+
+| branch | theory | elements | structures | energy MAE (meV/atom) | force MAE (meV/Å) | median | relative |
+|---|---|---|---|---|---|---|---|
+{branches}
+
+Errors on held-out groups (test split). Force errors are norms of the error vector: mean, median, and mean relative to
+the mean force.
+
+## The blend
+
+Default output against the labels of each branch's test split, on the common scale:
+
+{blend}
+
+## Data and licences
+
+{data}
+
+## Training
+
+{training}
+"""
+
+
+def _card_row(branch: BranchInfo, m: Metrics) -> str:
+    errors = " | ".join(f"{1e3 * m[key]:.0f}" for key in ("energy_mae", "forces_mae", "forces_median"))
+    facts = f"{branch.name} | {branch.theory} | {len(branch.e0)} | {branch.n_structures}"
+    return f"| {facts} | {errors} | {m['forces_relative']:.0%} |"
 
 
 def _blend_line(name: str, m: Metrics) -> str:

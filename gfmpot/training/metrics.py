@@ -21,6 +21,7 @@ def evaluate(
 
     Returns:
         By branch name: ``energy_mae`` (eV/atom), ``forces_mae`` (eV/Å, mean norm of the error vector),
+        ``forces_median`` (its median),
         ``forces_relative`` (that over the mean norm of the forces), ``stress_mae`` (eV/Å³, mean absolute component) and
         ``structures``; without labels, an entry is left out.
     """
@@ -94,11 +95,18 @@ def _summary(rows: list[_Errors]) -> Metrics:
     metrics = {
         "energy_mae": _mean(np.array(energy)),
         "forces_mae": forces_mae,
+        "forces_median": _median(np.concatenate(error)),
         "forces_relative": forces_mae / _mean(np.concatenate(size)),
         "stress_mae": _mean(np.array(stress)),
         "structures": float(len(rows)),
     }
     return {name: value for name, value in metrics.items() if np.isfinite(value)}
+
+
+def _median(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
+    """The median of what is not NaN, or NaN."""
+    labelled = values[np.isfinite(values)]
+    return float(np.median(labelled)) if len(labelled) else float("nan")
 
 
 def _mean(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:

@@ -66,11 +66,10 @@ def test_spread_is_about_the_answer() -> None:
     model = potential()
     answer = model(graph(OXYGEN), spread="forces")
     learnt, forces = model.every_branch(graph(OXYGEN))
-    weights = answer.branch_weights[0]
-    mean = (weights * learnt[0]).sum()
-    expected = (weights * (learnt[0] - mean) ** 2).sum().sqrt()
+    blended = (answer.branch_weights[0] * learnt[0]).sum()
+    expected = (learnt[0] - blended).square().mean().sqrt()
     assert answer.energy_std[0].item() == pytest.approx(expected.item(), abs=1e-12)
-    deviation = (weights * (forces - answer.forces.unsqueeze(2)) ** 2).sum(dim=2).sqrt()
+    deviation = (forces - answer.forces.unsqueeze(2)).square().mean(dim=2).sqrt()
     torch.testing.assert_close(answer.forces_std, deviation, rtol=0, atol=1e-12)
 
 
