@@ -12,18 +12,17 @@ from pathlib import Path
 import numpy as np
 from ase import Atoms, units
 from ase.build import bulk
-from ase.md.velocitydistribution import MaxwellBoltzmannDistribution, Stationary
 from ase.md.verlet import VelocityVerlet
 from common import environment, write
 
 from gfmpot import GFMCalculator
+from gfmpot.calculators.dynamics import draw_velocities
 
 
 def crystal() -> Atoms:
     """64 atoms of MgO, given twice 300 K so that they settle near it."""
     atoms = bulk("MgO", "rocksalt", 4.2117, cubic=True) * 2
-    MaxwellBoltzmannDistribution(atoms, temperature_K=600, rng=np.random.default_rng(0))
-    Stationary(atoms)
+    draw_velocities(atoms, 600, np.random.default_rng(0))
     return atoms
 
 

@@ -286,7 +286,7 @@ class _Choice:
     reference: Tensor  # (119,) eV per element
 
     def equal_shares(self) -> Tensor:
-        """(G, B) equal weights of the supporting branches; NaN where there are fewer than two: no spread to speak of."""
+        """(G, B) equal weights of the supporting branches; NaN where fewer than two leave no spread to speak of."""
         count = self.supporting.sum(dim=1, keepdim=True)
         return (self.supporting / count).masked_fill(count < 2, torch.nan)
 
