@@ -32,13 +32,14 @@ def finish(trainer: Trainer, name: str, description: str, structures: int = 1500
         trainer: after :meth:`Trainer.fit`.
         name: under which the model is loaded.
         description: of the model card: what it is for and where it ends.
-        structures: per branch, for alignment and weights (training split) and for the test.
+        structures: per branch, for alignment and weights (training and validation split) and for the test.
     """
     trained, corpora = trainer.potential, trainer.corpora
     known = _graphs(corpora, "train", trained.config, structures)
     potential = with_alignment(trained, fit_alignment(trained, known))
-    loss = train_branch_weights(potential, known)
-    log.info("branch weights: loss %.4g", loss)
+    held_out = _graphs(corpora, "valid", trained.config, structures)
+    loss = train_branch_weights(potential, known, held_out)
+    log.info("branch weights: held-out loss %.4g", loss)
     unseen = _graphs(corpora, "test", trained.config, structures)
     metrics = evaluate(potential, unseen)
     metadata = {
