@@ -157,12 +157,12 @@ def usable_device(device: str | torch.device | None) -> torch.device:
     """The device asked for, or a CUDA (or ROCm) device if there is one, or the CPU.
 
     Raises:
-        ValueError: a device that does not exist here.
+        ValueError: a device that does not exist here, or that has no float64.
     """
     chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.zeros(1, device=chosen).device
-    except (RuntimeError, AssertionError) as error:  # torch asserts that it was built for the device
+        return torch.zeros(1, device=chosen, dtype=torch.float64).device  # geometry is float64
+    except (RuntimeError, AssertionError, TypeError) as error:  # torch asserts that it was built for the device
         kinds = ("cpu", "cuda", "mps", "xpu")
         kind = str(chosen).split(":")[0]
         hint = "" if kind in kinds else did_you_mean(kind, kinds)
