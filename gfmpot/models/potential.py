@@ -57,9 +57,7 @@ class Prediction:
     stress: Tensor | None = None  # (G, 6) eV/Å³, Voigt; NaN without a volume
     branch_energies: Tensor | None = None  # (G, B) eV, each on its own theory's scale; NaN if unsupported
     branch_weights: Tensor | None = None  # (G, B)
-    energy_std: Tensor | None = (
-        None  # (G,) eV, spread of the aligned branches; NaN if fewer than two support the structure
-    )
+    energy_std: Tensor | None = None  # (G,) eV, spread of the branches; NaN if fewer than two support the structure
     forces_std: Tensor | None = None  # (N, 3) eV/Å
 
 
