@@ -11,17 +11,20 @@ from pathlib import Path
 import ase.db
 import numpy as np
 import pytest
-from ase import Atoms
+import torch
+from ase import Atoms, units
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.calculator import PropertyNotImplementedError
 from ase.calculators.lj import LennardJones
 from ase.calculators.mixing import SumCalculator
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.filters import FrechetCellFilter
+from ase.md.verlet import VelocityVerlet
 from ase.mep import NEB
 from ase.optimize import FIRE
 
 from gfmpot import GFMCalculator
+from gfmpot.calculators.dynamics import draw_velocities
 from gfmpot.graph import InvalidStructureError
 from gfmpot.models import UnsupportedElementsError
 
@@ -126,13 +129,32 @@ def test_isolated_atom() -> None:
     assert (atoms.get_forces() == 0).all()
 
 
-def test_five_repeats_are_bitwise_equal() -> None:
-    forces = []
-    for _ in range(5):
-        atoms = mgo()
-        atoms.calc = GFMCalculator()
-        forces.append(atoms.get_forces())
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("precision", ["fp32", "fp64"])
+def test_five_repeats_are_bitwise_equal(threads: int, precision: str) -> None:
+    before, forces = torch.get_num_threads(), []
+    torch.set_num_threads(threads)
+    try:
+        for _ in range(5):
+            atoms = shaken(mgo() * 2)
+            atoms.calc = GFMCalculator(precision=precision)
+            forces.append(atoms.get_forces())
+    finally:
+        torch.set_num_threads(before)
     assert all((f == forces[0]).all() for f in forces)
+
+
+@pytest.mark.parametrize(("precision", "limit"), [("fp64", 0.02), ("fp32", 0.1)])
+def test_energy_is_conserved(precision: str, limit: float) -> None:
+    """1 ps of 16 atoms; ``benchmarks/dynamics.py`` runs 5 ps of 64."""
+    atoms, totals = mgo() * (2, 1, 1), []
+    draw_velocities(atoms, 300, np.random.default_rng(0))
+    atoms.calc = GFMCalculator(precision=precision)
+    dynamics = VelocityVerlet(atoms, 1.0 * units.fs)
+    dynamics.attach(lambda: totals.append(1000 * atoms.get_total_energy() / len(atoms)))
+    dynamics.run(1000)
+    drift, _ = np.polyfit(np.arange(len(totals)) / 1000, totals, 1)
+    assert abs(drift) <= limit
 
 
 def test_batch_equals_singles(fp64: GFMCalculator) -> None:
