@@ -10,6 +10,7 @@ import argparse
 from pathlib import Path
 
 import numpy as np
+import torch
 from ase import Atoms
 from ase.io import read
 from rich.console import Console
@@ -30,6 +31,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=Path("gfmpot-demo"))
     folder = parser.parse_args().output
     folder.mkdir(parents=True, exist_ok=True)
+    torch.set_num_threads(1)  # 64 atoms gain little from more, and lose much when other programs want the cores
     console, calculator = Console(), GFMCalculator()
     crystal = read(STRUCTURES / "MgO.cif") * (2, 2, 2)
     molecule = read(STRUCTURES / "acetamide.xyz")
