@@ -93,7 +93,7 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
             allow_unsupported=allow_unsupported,
             skin=skin,
         )
-        self._prepare()
+        self._prepare(model, self.parameters)
 
     @property
     def predictor(self) -> Predictor:
@@ -115,12 +115,12 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
         for key in kwargs:
             if key not in self.default_parameters:
                 raise ValueError(f"GFMCalculator has no parameter {key!r}{did_you_mean(key, self.default_parameters)}")
-        if "model" in kwargs and self._predictor is not None:
-            self._model, kwargs["model"] = kwargs["model"], _model_name(kwargs["model"])
-        changed: dict[str, Any] = super().set(**kwargs)
-        if changed and self._predictor is not None:
-            self._prepare()
-            self.reset()
+        if self._predictor is None:
+            return dict(super().set(**kwargs))
+        model = kwargs.get("model", self._model)
+        self._prepare(model, {**self.parameters, **kwargs})  # first, so that a mistake changes nothing
+        changed: dict[str, Any] = super().set(**{**kwargs, "model": _model_name(model)})
+        self.reset()
         return changed
 
     def calculate(
@@ -161,21 +161,21 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
         return list(self.predictor.many(self._graphs(structures)))
 
     def freeze_weights(self, reference: Atoms) -> dict[str, float]:
-        """Use the branch weights of ``reference`` for every structure from now on, and return them.
+        """Use the branch weights of ``reference`` from now on, and return them.
 
         The blend follows the whole composition, so two unlike fragments far apart do not add exactly. With weights
         frozen to those of the whole (slab and adsorbate, compound and elements) energy differences are consistent.
+        A branch that does not support a structure is left out there, and the others are renormalised.
         """
         weights = self.predictor.composition_weights(self._graph(reference))
-        self.set(weights=weights)
+        self.set(weights=weights, head=None)
         return weights
 
-    def _prepare(self) -> None:
-        options = {
-            key: value for key, value in self.parameters.items() if key not in ("model", "charge", "spin", "skin")
-        }
-        self._predictor = Predictor(self._model, **options)
-        self._verlet = VerletList(self._predictor.cutoff, self.parameters["skin"])
+    def _prepare(self, model: str | Path | Potential, parameters: Mapping[str, Any]) -> None:
+        options = {key: value for key, value in parameters.items() if key not in ("model", "charge", "spin", "skin")}
+        predictor = Predictor(model, **options)
+        self._verlet = VerletList(predictor.cutoff, parameters["skin"])
+        self._model, self._predictor = model, predictor
 
     def _graph(self, atoms: Atoms, search: VerletList | None = None) -> AtomGraph:
         p = self.parameters

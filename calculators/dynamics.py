@@ -24,6 +24,9 @@ EXPLODED = 1e4
 
 NOT_FINITE = "positions, velocities or cell are not finite"
 
+SAME_ENERGY = 1e-4
+"""eV/atom: a run does not go on with a potential that gives its last frame another energy."""
+
 _INTERNALS: dict[str, tuple[str, ...]] = {
     "nve": (),
     "nvt-langevin": (),
@@ -87,7 +90,7 @@ def run_md(
 
     A run can be killed at any time. With ``resume`` it goes on from the last whole frame with the state of thermostat,
     barostat and noise, so that it takes the path that it would have taken (up to rounding in the network's precision);
-    ``steps`` may have grown and ``interval`` may change, but no other setting. If there is no frame yet, it begins; a
+    ``steps`` may have grown and ``interval`` may change, but no other setting, nor the potential. If there is no frame yet, it begins; a
     ``log`` that is missing begins at the frame that the run goes on from.
 
     Args:
@@ -136,7 +139,9 @@ class _Run:
         self.atoms.calc = start.calc
         if last is None and not start.get_momenta().any():
             draw_velocities(self.atoms, config.temperature, self.rng)
-        self.atoms.get_potential_energy()  # a structure that the calculator refuses is refused before the first step
+        energy = self.atoms.get_potential_energy()  # what the calculator refuses is refused before the first step
+        if last is not None:
+            _check_same_potential(energy, last.atoms)
         self.limit = max(EXPLODED, 20 * max(config.temperature, self.atoms.get_temperature()))
         self.dynamics = _integrator(self.atoms, config, self.rng)
         self.step = 0 if last is None else last.step
@@ -216,6 +221,16 @@ def _last(atoms: Atoms, config: MDConfig, trajectory: Path) -> LastFrame | None:
             f"{atoms.get_chemical_formula()}, or its atoms are in another order"
         )
     return last
+
+
+def _check_same_potential(energy: float, frame: Atoms) -> None:
+    """The energy of the last frame tells another model, head, precision, charge or spin, of any calculator."""
+    written = float(frame.get_potential_energy())
+    if abs(energy - written) > SAME_ENERGY * len(frame):
+        raise ValueError(
+            f"the last frame has {written:.6f} eV in the trajectory and {energy:.6f} eV with this calculator: go on with "
+            "the model, head, precision, charge and spin that the run was made with, or start a new one"
+        )
 
 
 def draw_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator) -> None:

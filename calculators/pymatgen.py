@@ -42,7 +42,8 @@ class GFMPotential:
     >>> potential.predict(structure)["energy"]            # eV
     >>> potential.relax(structure, fmax=0.01).final_structure
 
-    ``Structure.charge``, ``Molecule.charge`` and ``Molecule.spin_multiplicity`` are honoured.
+    A charge set on a ``Structure``, ``Molecule.charge`` and ``Molecule.spin_multiplicity`` are honoured; oxidation
+    states are not taken for a total charge.
     """
 
     def __init__(self, model: str | Path | Potential = "default", **options: Any) -> None:
@@ -112,8 +113,10 @@ def to_atoms(structure: AnyStructure) -> Atoms:
         atoms.pbc = structure.lattice.pbc
     else:
         atoms.info["spin"] = structure.spin_multiplicity
-    if structure.charge:
-        atoms.info["charge"] = structure.charge
+    # A Structure without a charge of its own reports the sum of its oxidation states, which are labels.
+    charge = structure._charge if isinstance(structure, Structure) else structure.charge
+    if charge:
+        atoms.info["charge"] = charge
     return atoms
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from gfmpot.config import did_you_mean
-from gfmpot.graph import AtomGraph, BatchBudget
+from gfmpot.graph import AtomGraph, BatchBudget, InvalidStructureError
 from gfmpot.inference.precision import dense_layers_in, network_dtype
 from gfmpot.models import Potential, Prediction, load
 from gfmpot.models.potential import rebuilt
@@ -21,6 +21,9 @@ from gfmpot.models.potential import rebuilt
 Results = dict[str, Any]
 """``energy``, ``free_energy``, ``forces``, ``stress`` (where there is a volume), ``energies`` (not with graph readout),
 ``branch_energies`` and ``branch_weights`` by branch name, ``energy_std`` and, on request, ``forces_std``; eV and Å."""
+
+
+_FAR_OUT = "the structure is far from anything the model knows (contacts, density, charge?)"
 
 
 class Predictor:
@@ -85,9 +88,13 @@ class Predictor:
         """Results of each structure in one batch."""
         if self._compiling:
             self._compile(graph)
-        self._warn_of_charges(graph)
         prediction = self._predict(graph)
-        return split_results(prediction, graph, self.potential.branch_names)
+        self._warn_of_charges(graph, prediction)
+        results = split_results(prediction, graph, self.potential.branch_names)
+        for i, single in enumerate(results):
+            if not (np.isfinite(single["energy"]) and np.isfinite(single["forces"]).all()):
+                raise InvalidStructureError(f"structure {i} of the batch: energy or forces are not finite; {_FAR_OUT}")
+        return results
 
     def many(self, graphs: Iterable[AtomGraph]) -> Iterator[Results]:
         """Results of each structure, evaluated in batches within the budget, in order."""
@@ -135,15 +142,18 @@ class Predictor:
             self.potential.backbone._compiled_call_impl = None
             warnings.warn(f"compiled evaluation is not used: {problem}", RuntimeWarning, stacklevel=4)
 
-    def _warn_of_charges(self, graph: AtomGraph) -> None:
-        """Once per charge that no branch was trained on."""
-        trained = {charge for branch in self.potential.branches for charge in branch.charges}
-        for charge in set(graph.charge.tolist()) - trained - self._charges_warned:
-            self._charges_warned.add(charge)
-            message = (
-                f"no branch was trained on total charge {charge:+d} (trained: {sorted(trained)}); the answer is a guess"
-            )
-            warnings.warn(message, UserWarning, stacklevel=3)
+    def _warn_of_charges(self, graph: AtomGraph, prediction: Prediction) -> None:
+        """Once per charge that a branch with a say in the answer was not trained on."""
+        assert prediction.branch_weights is not None
+        for charge, weights in zip(graph.charge.tolist(), prediction.branch_weights.tolist(), strict=True):
+            answering = [b for b, weight in zip(self.potential.branches, weights, strict=True) if weight >= 0.01]
+            untrained = [branch.name for branch in answering if charge not in branch.charges]
+            if untrained and charge not in self._charges_warned:
+                self._charges_warned.add(charge)
+                message = (
+                    f"{', '.join(untrained)} never saw total charge {charge:+d} in training; the answer is a guess"
+                )
+                warnings.warn(message, UserWarning, stacklevel=4)
 
     def __getstate__(self) -> dict[str, Any]:
         """Compiled code does not travel; the copy goes on with the plain path."""

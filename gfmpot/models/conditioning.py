@@ -15,8 +15,8 @@ class AtomEmbedding(nn.Module):
     """Element embedding plus a linear embedding of charge and spin.
 
     Neutral structures without a stated multiplicity get the element embedding alone, so that charge and spin cost
-    neither locality nor size extensivity where they play no part. Features depend on the element and on the structure's
-    charge and spin only.
+    neither locality nor size extensivity where they play no part. Charge and spin are spread evenly over the atoms:
+    what they add to the energy is then a property of the whole, which does not grow with the number of atoms.
     """
 
     def __init__(self, features: int) -> None:
@@ -31,8 +31,9 @@ class AtomEmbedding(nn.Module):
         return features
 
     def _conditions(self, graph: AtomGraph) -> Tensor:
-        """(G, 4): charge, its square, whether the multiplicity is stated, unpaired electrons."""
+        """(G, 4): charge, its square, whether the multiplicity is stated, unpaired electrons; per atom."""
         charge = graph.charge.to(self.charge_and_spin.weight.dtype)
         stated = (graph.spin != UNSPECIFIED_SPIN).to(charge.dtype)
         unpaired = (graph.spin - 1).to(charge.dtype) * stated
-        return torch.stack([charge, charge**2, stated, unpaired], dim=1)
+        conditions = torch.stack([charge, charge**2, stated, unpaired], dim=1)
+        return conditions / graph.atoms_per_structure.unsqueeze(1)

@@ -243,7 +243,7 @@ class Potential(nn.Module):
         if weights.shape[-1] != len(self.branches) or (weights < 0).any():
             raise ValueError(f"expected {len(self.branches)} weights that are not negative, got {weights.tolist()}")
         masked = weights.to(usable.device, torch.float64).expand(usable.shape) * usable
-        self.references.require(graph, masked > 0)
+        self.references.require(graph, masked > 0, "no branch that was given weight")
         return masked / masked.sum(dim=1, keepdim=True)
 
     def _contributions(self, vectors: Tensor, graph: AtomGraph) -> Tensor:

@@ -69,8 +69,8 @@ class References(nn.Module):
         missing = (present.unsqueeze(1) & ~self.supported[:, 1:]).sum(dim=2)
         return missing == missing.min(dim=1, keepdim=True).values
 
-    def require(self, graph: AtomGraph, supporting: Tensor) -> None:
-        """Raise unless every structure has a supporting branch (G, B).
+    def require(self, graph: AtomGraph, supporting: Tensor, nobody: str = "no branch") -> None:
+        """Raise unless every structure has a supporting branch (G, B); ``nobody`` begins the message.
 
         Raises:
             UnsupportedElementsError: names the elements and the branches that come nearest.
@@ -79,7 +79,7 @@ class References(nn.Module):
         if len(lost) == 0:
             return
         present = set(graph.atomic_numbers[graph.structure_of_atom == lost[0]].tolist())
-        raise UnsupportedElementsError(self._explain(present))
+        raise UnsupportedElementsError(f"{nobody} {self._explain(present)}")
 
     def require_branch(self, graph: AtomGraph, index: int) -> None:
         """Raise unless the branch supports every structure.
@@ -103,10 +103,10 @@ class References(nn.Module):
             for b, name in enumerate(self.names)
         }
         nearest = sorted(missing.items(), key=lambda item: len(item[1]))[:3]
-        listed = "; ".join(f"{name} lacks {', '.join(symbols)}" for name, symbols in nearest)
+        listed = "; ".join(f"{name} lacks {', '.join(symbols) or 'none'}" for name, symbols in nearest)
         formula = ", ".join(chemical_symbols[z] for z in sorted(present))
         return (
-            f"no branch supports all of {formula}: {listed}. "
+            f"supports all of {formula}: {listed}. "
             "Use a model that covers them, or allow_unsupported=True for an untrained guess"
         )
 

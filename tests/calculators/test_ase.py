@@ -224,6 +224,12 @@ def test_set_rebuilds() -> None:
     assert atoms.get_potential_energy() != blend
     with pytest.raises(ValueError, match="did you mean 'head'"):
         atoms.calc.set(haed="x")
+    kept = dict(atoms.calc.parameters)
+    with pytest.raises(ValueError, match="did you mean 'mp-pbe-u'"):
+        atoms.calc.set(head="mp-pbe")
+    assert dict(atoms.calc.parameters) == kept
+    atoms.calc.set(head=None, weights={"mptrj-pbe-u@chgnet": 0.5, "mp-pbe-u": 0.5})
+    assert atoms.get_potential_energy() != blend
 
 
 def test_charge_and_spin_trigger_recomputation() -> None:
@@ -246,7 +252,7 @@ def test_untrained_charge_warns_once() -> None:
     atoms = mgo()
     atoms.info["charge"] = 5
     atoms.calc = GFMCalculator()
-    with pytest.warns(UserWarning, match=r"no branch was trained on total charge \+5"):
+    with pytest.warns(UserWarning, match=r"never saw total charge \+5 in training"):
         atoms.get_forces()
     atoms.rattle(0.01)
     with warnings.catch_warnings():

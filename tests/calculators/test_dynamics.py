@@ -362,3 +362,19 @@ def test_progress_and_charge_with_the_model(tmp_path: Path) -> None:
     assert resumed.steps_run == 10
     assert resumed.atoms.positions == pytest.approx(straight.atoms.positions, abs=1e-9)
     assert whole.min_distance > 0.9
+
+
+def test_another_potential_does_not_go_on(tmp_path: Path) -> None:
+    from ase.build import bulk
+    from ase.calculators.emt import EMT
+    from ase.calculators.lj import LennardJones
+
+    atoms = bulk("Cu", cubic=True)
+    paths = {"trajectory": tmp_path / "x.traj", "log": tmp_path / "x.csv"}
+    atoms.calc = EMT()
+    run_md(atoms, MDConfig(ensemble="nve", steps=3), **paths)
+    atoms.calc = LennardJones(sigma=2.3, epsilon=0.4)
+    with pytest.raises(ValueError, match="with this calculator: go on with the model"):
+        run_md(atoms, MDConfig(ensemble="nve", steps=6), resume=True, **paths)
+    atoms.calc = EMT()
+    assert run_md(atoms, MDConfig(ensemble="nve", steps=6), resume=True, **paths).steps == 6

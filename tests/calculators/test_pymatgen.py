@@ -71,6 +71,15 @@ def test_charge_and_spin_reach_the_model(potential: GFMPotential) -> None:
     assert to_atoms(water(charge=1, spin_multiplicity=2)).info == {"charge": 1, "spin": 2}
 
 
+def test_oxidation_states_are_no_charge() -> None:
+    vacancy = salt()
+    vacancy.add_oxidation_state_by_element({"Mg": 2, "O": -2})
+    vacancy.remove_sites([0])
+    assert to_atoms(vacancy).info == {}
+    vacancy.set_charge(-2)
+    assert to_atoms(vacancy).info == {"charge": -2}
+
+
 def test_partial_periodicity_is_kept() -> None:
     slab = Structure(Lattice(np.diag([3, 3, 20]), pbc=(True, True, False)), ["Cu"], [[0, 0, 0.5]])
     assert to_atoms(slab).pbc.tolist() == [True, True, False]

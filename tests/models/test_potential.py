@@ -106,6 +106,20 @@ def test_weights_given_are_masked_and_normalised() -> None:
         model(graph(OXYGEN), head="metal-pbee")
 
 
+def test_charge_does_not_grow_with_size() -> None:
+    model, shifts = potential(), []
+    for copies in (1, 2, 8):
+        atoms = molecule("CH3OH")
+        for i in range(1, copies):
+            far = molecule("CH3OH")
+            far.translate([20.0 * i, 0, 0])
+            atoms += far
+        ion = atoms.copy()
+        ion.info["charge"] = 1
+        shifts.append((model(graph(ion)).energy - model(graph(atoms)).energy).item())
+    assert shifts[1:] == pytest.approx([shifts[0]] * 2, rel=0.5)
+
+
 def test_weights_follow_fractions_not_counts() -> None:
     model, cell = potential(), bulk("Al") + Atoms("O", [[1.5, 1.5, 1.0]])
     one, eight = model.branch_weights(graph(cell)), model.branch_weights(graph(cell * (2, 2, 2)))

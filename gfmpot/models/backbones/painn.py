@@ -29,8 +29,9 @@ from gfmpot.graph import AtomGraph, gather_senders, sum_over_neighbours
 from gfmpot.models.backbone import Backbone, BackboneConfig
 from gfmpot.models.radial import BesselBasis
 
-NORM_SOFTNESS = 1e-2
-"""ε of the smooth norm; features are of order one."""
+NORM_SOFTNESS = 0.1
+"""ε of the smooth norm; features are of order one. A small ε makes a cusp where vectors vanish by symmetry: forces stay
+continuous, but force constants of symmetric sites (phonons, vibrations) come out wrong, even in sign."""
 
 
 @dataclass(frozen=True)
