@@ -90,8 +90,8 @@ def run_md(
 
     A run can be killed at any time. With ``resume`` it goes on from the last whole frame with the state of thermostat,
     barostat and noise, so that it takes the path that it would have taken (up to rounding in the network's precision);
-    ``steps`` may have grown and ``interval`` may change, but no other setting, nor the potential. If there is no frame yet, it begins; a
-    ``log`` that is missing begins at the frame that the run goes on from.
+    ``steps`` may have grown and ``interval`` may change, but no other setting, nor the potential. If there is no frame
+    yet, it begins; a ``log`` that is missing begins at the frame that the run goes on from.
 
     Args:
         atoms: start; constraints are allowed with ``nve`` and ``nvt-langevin``.
@@ -228,8 +228,8 @@ def _check_same_potential(energy: float, frame: Atoms) -> None:
     written = float(frame.get_potential_energy())
     if abs(energy - written) > SAME_ENERGY * len(frame):
         raise ValueError(
-            f"the last frame has {written:.6f} eV in the trajectory and {energy:.6f} eV with this calculator: go on with "
-            "the model, head, precision, charge and spin that the run was made with, or start a new one"
+            f"the last frame has {written:.6f} eV in the trajectory and {energy:.6f} eV with this calculator: go on "
+            "with the model, head, precision, charge and spin that the run was made with, or start a new one"
         )
 
 
