@@ -41,7 +41,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         head=HeadConfig(shared_layers=0, branch_layers=1, branch_width=16),
     )
     branches = [
-        BranchInfo("solids-pbe", "PBE", e0=e0, licence="CC0", n_structures=1000),
+        BranchInfo("solids-pbe", "PBE", e0=e0, licence="CC0", n_structures=1000, charges=(-1, 0, 1)),
         BranchInfo("molecules-pbe0", "PBE0", e0={s: e0[s] for s in ("H", "C", "N", "O")}, charges=(-1, 0, 1)),
     ]
     metrics = {"split": "test", "branches": {"solids-pbe": {"energy_mae": 0.012, "structures": 50.0}}}
