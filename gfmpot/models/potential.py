@@ -141,10 +141,11 @@ class Potential(nn.Module):
             ValueError: unknown head, or weights of the wrong shape.
         """
         choice = self._choose(graph, head, weights, allow_unsupported)
+        shifts = self.references.shifts(graph)
         vectors = edge_vectors(graph).to(self.dtype).requires_grad_(derivatives)
         with torch.set_grad_enabled(derivatives):
             eps = self._contributions(vectors, graph)
-            aligned = self._per_structure(eps, graph) + self.references.shifts(graph)
+            aligned = self._per_structure(eps, graph) + shifts
             blended = (choice.weights * aligned).sum(dim=1)
         forces = stress = forces_std = None
         if derivatives:
@@ -153,7 +154,7 @@ class Potential(nn.Module):
             stress = stress_from_edge_gradients(gradient, vectors.detach().double(), graph)
             if spread == "forces":
                 forces_std = self._forces_std(forces, aligned, vectors, choice, graph)
-        own = aligned.detach() - self.references.shifts(graph) + self.references.totals(graph)
+        own = aligned.detach() - shifts + self.references.totals(graph)
         return Prediction(
             energy=blended.detach() + composition(graph) @ choice.reference[1:],
             energies=self._atomic_energies(eps.detach(), choice, graph),
