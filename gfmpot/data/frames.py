@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from gfmpot.data.frame import Frame
 from gfmpot.graph import AtomGraph, InvalidStructureError, build_graph
 from gfmpot.graph.build import MAX_ATOMIC_NUMBER, charge_and_spin
 
@@ -106,6 +107,15 @@ class FrameSet:
         names = (*_PER_ATOM, *_PER_STRUCTURE)
         fields: dict[str, Any] = {name: np.concatenate([getattr(s, name) for s in sets]) for name in names}
         return cls(name, offsets=_offsets(counts), **fields)
+
+    @classmethod
+    def from_frames(cls, frames: Sequence[Frame], name: str = "frames") -> FrameSet:
+        """From single frames; there must be at least one."""
+        per_atom: dict[str, Any] = {field: np.concatenate([getattr(f, field) for f in frames]) for field in _PER_ATOM}
+        stacked: dict[str, Any] = {
+            field: np.array([getattr(frame, field) for frame in frames]) for field in _PER_STRUCTURE
+        }
+        return cls(name, offsets=_offsets([len(frame.numbers) for frame in frames]), **per_atom, **stacked)
 
     @classmethod
     def from_atoms(cls, frames: Iterable[Atoms], name: str = "frames") -> FrameSet:
