@@ -5,6 +5,7 @@ from gfmpot.graph.batching import BatchBudget
 from gfmpot.graph.build import InvalidStructureError, build_graph, graph_from_atoms
 from gfmpot.graph.neighbours import NeighbourList, neighbour_list
 from gfmpot.graph.ops import edge_vectors, gather_senders, sum_over_neighbours, sum_per_structure
+from gfmpot.graph.sparse import filtered_neighbour_sums
 from gfmpot.graph.verlet import VerletList
 
 __all__ = [
@@ -16,6 +17,7 @@ __all__ = [
     "VerletList",
     "build_graph",
     "edge_vectors",
+    "filtered_neighbour_sums",
     "gather_senders",
     "graph_from_atoms",
     "neighbour_list",

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from gfmpot.config import tunable
-from gfmpot.graph import AtomGraph, gather_senders, sum_over_neighbours
+from gfmpot.graph import AtomGraph, filtered_neighbour_sums
 from gfmpot.models.backbone import Backbone, BackboneConfig
 from gfmpot.models.radial import BesselBasis
 
@@ -89,15 +89,19 @@ class Message(nn.Module):
     def forward(
         self, s: Tensor, v: Tensor | None, basis: Tensor, units: Tensor, graph: AtomGraph
     ) -> tuple[Tensor, Tensor]:
-        """Scalars (N, F) and vectors (N, 3, F) or None, basis (E, K), units (E, 3), to new scalars and vectors."""
-        gates = gather_senders(self.scalars(s), graph) * (self.filters(basis) * self.scale)
-        to_scalar, to_vector, *through = gates.split(self.features, dim=1)
-        vector_message = units.unsqueeze(2) * to_vector.unsqueeze(1)
+        """Scalars (N, F) and vectors (N, 3, F) or None, basis (E, K), units (E, 3), to new scalars and vectors.
+
+        Filters are linear in the basis, so that no tensor has a row per edge and a column per feature.
+        """
+        to_scalar, to_vector, *through = self.scalars(s).split(self.features, dim=1)
+        w_scalar, w_vector, *w_through = (self.filters.weight.T * self.scale).split(self.features, dim=1)  # (K, F)
+        directed = [filtered_neighbour_sums(basis * u, w_vector, to_vector, graph) for u in units.split(1, dim=1)]
+        received = torch.stack(directed, dim=1)  # (N, 3, F)
         if v is not None:
-            vector_message = vector_message + gather_senders(v, graph) * through[0].unsqueeze(1)
-        s = s + sum_over_neighbours(to_scalar, graph)
-        received = sum_over_neighbours(vector_message, graph)
-        return s, received if v is None else v + received
+            passed = (through[0].unsqueeze(1) * v).flatten(1)  # (N, 3 F)
+            sums = filtered_neighbour_sums(basis, w_through[0].repeat(1, 3), passed, graph)
+            received = v + received + sums.unflatten(1, (3, -1))
+        return s + filtered_neighbour_sums(basis, w_scalar, to_scalar, graph), received
 
 
 class Update(nn.Module):
