@@ -11,8 +11,9 @@ from pathlib import Path
 
 from gfmpot.config import from_yaml
 from gfmpot.models import save
+from gfmpot.training.config import TrainConfig
 from gfmpot.training.finish import finish, write_card
-from gfmpot.training.trainer import TrainConfig, Trainer
+from gfmpot.training.trainer import Trainer
 
 DESCRIPTION = """\
 A small first model: a PaiNN backbone with three branches, trained in about an hour on two CPU cores. Crystals of 89

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
-from gfmpot.config import did_you_mean
+from gfmpot.config import did_you_mean, from_mapping
 from gfmpot.data.frame import Frame, Rejected
 
 
@@ -135,3 +136,23 @@ def source_class(name: str) -> type[Source]:
     if len(found) != 1:
         raise ValueError(f"{module.__file__} must define one subclass of Source, found {len(found)}")
     return found[0]
+
+
+def build_source(name: str, **options: Any) -> Source:
+    """The source called ``name``.
+
+    Published datasets take no options; general formats (``extxyz``, ``ase_db`` and more) are dataclasses
+    whose fields say what the files do not, e.g. ``build_source("extxyz", energy_unit="Hartree", length_unit="Bohr")``.
+
+    Raises:
+        ValueError: no such source, options for a source that has none, or an unknown or ill-typed option.
+    """
+    cls = source_class(name)
+    if dataclasses.is_dataclass(cls):
+        return from_mapping(cls, options, where=f"source {name!r}")
+    if options:
+        raise ValueError(
+            f"source {name!r} reads one published dataset, whose units and layout are fixed: it takes no options, got "
+            f"{', '.join(sorted(options))}; generic formats such as 'extxyz' take options"
+        )
+    return cls()

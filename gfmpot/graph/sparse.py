@@ -38,7 +38,8 @@ def filtered_neighbour_sums(functions: Tensor, filters: Tensor, features: Tensor
         features: (N, F) per atom, taken from each edge's sender.
         graph: topology; edges sorted by receiver.
     """
-    sums: Tensor = _Receivers.apply(functions, filters, features, graph)
+    dtype = functions.dtype  # sums stay in it where autocast has made features bfloat16
+    sums: Tensor = _Receivers.apply(functions, filters.to(dtype), features.to(dtype), graph)
     return sums
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
@@ -81,6 +82,19 @@ class BranchHeads(nn.Module):
     def __init__(self, n_branches: int, features: int, config: HeadConfig) -> None:
         super().__init__()
         self.layers = nn.ModuleList(StackedLinear(n_branches, a, b) for a, b in pairwise(config.widths(features)))
+
+    @property
+    def n_branches(self) -> int:
+        """B."""
+        return len(self.layers[0].weight)  # type: ignore[arg-type]
+
+    def restricted(self, branches: Sequence[int]) -> BranchHeads:
+        """A copy with some of the branches only."""
+        heads = copy.deepcopy(self)
+        for layer in heads.layers:
+            layer.weight = nn.Parameter(layer.weight.detach()[list(branches)].clone())  # type: ignore[operator, index]
+            layer.bias = nn.Parameter(layer.bias.detach()[list(branches)].clone())  # type: ignore[operator, index]
+        return heads
 
     def forward(self, x: Tensor) -> Tensor:
         """(M, F) to (M, B): all branches."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from gfmpot.models.conditioning import AtomEmbedding
 from gfmpot.models.references import References
 
 Spread = Literal["none", "energy", "forces"]
+Network = Callable[[Tensor, AtomGraph], Tensor]
 
 
 @dataclass(frozen=True)
@@ -166,18 +167,27 @@ class Potential(nn.Module):
             forces_std=forces_std,
         )
 
-    def labelled(self, graph: AtomGraph, *, derivatives: bool = True, create_graph: bool = True) -> Prediction:
+    def labelled(
+        self,
+        graph: AtomGraph,
+        *,
+        derivatives: bool = True,
+        create_graph: bool = True,
+        network: Network | None = None,
+    ) -> Prediction:
         """Each structure by the branch that labelled it (``graph.branch``), for training: no other branch is computed.
 
-        ``create_graph`` keeps what a loss on forces and stress needs to reach the weights.
+        Args:
+            graph: structures with ``branch``.
+            derivatives: compute forces and stress.
+            create_graph: keep what a loss on forces and stress needs to reach the weights.
+            network: what stands in for :meth:`own_branch`, e.g. a copy of it that is spread over ranks.
         """
         assert graph.branch is not None, "training needs AtomGraph.branch"
         vectors = edge_vectors(graph).to(self.dtype).requires_grad_(derivatives)
         with torch.enable_grad():
-            features = self.backbone(self.embedding(graph), vectors, graph)
             rows = graph.branch[graph.structure_of_atom] if self.atomwise else graph.branch
-            pooled = features if self.atomwise else sum_per_structure(features, graph)
-            eps = self.heads.select(pooled, rows).double() * self.references.scales[rows]
+            eps = (network or self.own_branch)(vectors, graph).double() * self.references.scales[rows]
             learnt = sum_per_structure(eps, graph) if self.atomwise else eps
         reference = self.references.own(graph.branch[graph.structure_of_atom], graph.atomic_numbers)
         energy = learnt + sum_per_structure(reference, graph)
@@ -189,6 +199,14 @@ class Potential(nn.Module):
             forces=forces_from_edge_gradients(gradient, graph),
             stress=stress_from_edge_gradients(gradient, vectors.double(), graph),
         )
+
+    def own_branch(self, vectors: Tensor, graph: AtomGraph) -> Tensor:
+        """(N,), or (G,) with ``readout="graph"``: the output of the branch that labelled each structure, unscaled."""
+        assert graph.branch is not None
+        features = self.backbone(self.embedding(graph), vectors, graph)
+        if not self.atomwise:
+            return self.heads.select(sum_per_structure(features, graph), graph.branch)
+        return self.heads.select(features, graph.branch[graph.structure_of_atom])
 
     def every_branch(self, graph: AtomGraph, *, derivatives: bool = True) -> tuple[Tensor, Tensor | None]:
         """What each branch adds to the reference energies on the common scale, whether it supports the elements or not.

@@ -2,38 +2,50 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from ase.data import atomic_numbers
+from numpy.typing import NDArray
 
-from gfmpot.data import FrameSet, fit_reference_energies, split_of_group
+from gfmpot.data import AdiosStore, FrameSet, fit_reference_energies, split_of_group
+from gfmpot.data.dataset import Dataset, Joined
 from gfmpot.data.split import SplitName
+from gfmpot.data.statistics import merged
 from gfmpot.graph import AtomGraph
 from gfmpot.models import BranchInfo, PotentialConfig
 
 log = logging.getLogger(__name__)
 
+Ints = NDArray[np.int64]
+SPLITS: tuple[SplitName, ...] = ("train", "valid", "test")
+BLOCK = 256
+"""Structures read at a time where all of a split are wanted."""
+
 
 @dataclass(frozen=True)
 class BranchData:
-    """One branch's data: files of one level of theory, and how much of each batch it gets."""
+    """One branch's data: stores (``*.bp``) or packed files (``*.npz``) of one level of theory."""
 
-    name: str
-    theory: str
     files: tuple[str, ...]
-    share: float
+    name: str = ""
+    """``<dataset>-<theory>``; a store knows its own, as well as the next three."""
+
+    theory: str = ""
     licence: str = ""
     citation: str = ""
+    share: float = 1.0
+    """Of each epoch, with ``sampling: {balance: shares}``."""
+
     max_force: float = 50.0
-    """eV/Å; structures with a larger one are left out, and counted."""
+    """eV/Å; structures of packed files with a larger one are left out, and counted. Stores are filtered when made."""
 
     min_structures_per_element: int = 20
-    """Rarer elements are unsupported; structures with them are left out, and counted."""
+    """Rarer elements are unsupported; structures of packed files with them are left out, and counted."""
 
 
 @dataclass(frozen=True)
@@ -51,34 +63,87 @@ class BranchCorpus:
 
     info: BranchInfo
     share: float
-    splits: dict[SplitName, FrameSet]
+    splits: dict[SplitName, Dataset]
     left_out: dict[str, int]
     manifest: dict[str, str]
     """SHA-256 by file name."""
-
-    def graph(self, split: SplitName, i: int, model: PotentialConfig, branch: int) -> AtomGraph:
-        """Structure ``i`` of a split as the model sees it, with its labels."""
-        return self.splits[split].graph(i, model.backbone.cutoff, branch, model.max_neighbours)
 
     def graphs(
         self, split: SplitName, model: PotentialConfig, branch: int, limit: int | None = None
     ) -> Iterator[AtomGraph]:
         """Labelled graphs of a split; at most ``limit`` of them, evenly spread."""
-        frames = self.splits[split]
-        chosen = np.arange(len(frames))
-        if limit is not None and limit < len(frames):
-            chosen = np.linspace(0, len(frames) - 1, limit).astype(np.int64)
-        return (self.graph(split, int(i), model, branch) for i in chosen)
+        data = self.splits[split]
+        chosen = np.arange(len(data))
+        if limit is not None and limit < len(data):
+            chosen = np.linspace(0, len(data) - 1, limit).astype(np.int64)
+        return graphs_of(data, chosen, model, branch)
+
+
+def graphs_of(data: Dataset, chosen: Ints, model: PotentialConfig, branch: int) -> Iterator[AtomGraph]:
+    """The structures ``chosen`` as the model sees them, with their labels."""
+    for start in range(0, len(chosen), BLOCK):
+        frames = data.subset(chosen[start : start + BLOCK])
+        for i in range(len(frames)):
+            yield frames.graph(i, model.backbone.cutoff, branch, model.max_neighbours)
 
 
 def read_branch(config: BranchData, folder: Path, split: SplitConfig) -> BranchCorpus:
-    """Read, check, split and reference one branch.
+    """Open a branch's stores, or read, check, split and reference its packed files.
 
     Raises:
-        FileNotFoundError: a missing data file, and where it was looked for.
-        ValueError: a split that is empty.
+        FileNotFoundError: a missing file, and where it was looked for.
+        ValueError: a split that is empty, or files of both kinds, or of different theories.
     """
-    sets = [_read(folder / file) for file in config.files]
+    paths = [folder / file for file in config.files]
+    stores = [path.suffix == ".bp" for path in paths]
+    if not paths or any(stores) != all(stores):
+        raise ValueError(
+            f"branch {config.name}: expected either stores (.bp) or packed files (.npz), got {config.files}"
+        )
+    corpus = _from_stores(config, paths) if all(stores) else _from_packed(config, paths, split)
+    for name, part in corpus.splits.items():
+        if len(part) == 0:
+            raise ValueError(f"branch {corpus.info.name}: the {name} split is empty; use more data or other fractions")
+    sizes = {name: len(part) for name, part in corpus.splits.items()}
+    log.info("%s: %s; left out %s", corpus.info.name, sizes, corpus.left_out or "nothing")
+    return corpus
+
+
+def _from_stores(config: BranchData, paths: Sequence[Path]) -> BranchCorpus:
+    stores = [AdiosStore(path) for path in paths]
+    first = stores[0].manifest
+    for path, store in zip(paths, stores, strict=True):
+        if store.manifest.theory != first.theory:
+            raise ValueError(f"{path} is {store.manifest.theory}, {paths[0]} is {first.theory}: make them two branches")
+        if len(store.splits) < len(SPLITS):
+            raise ValueError(
+                f"{path} has only the splits {', '.join(store.splits)}; training needs {', '.join(SPLITS)}"
+            )
+    train = merged(store.statistics("train") for store in stores)
+    name = config.name or first.branch
+    info = BranchInfo(
+        name=name,
+        theory=config.theory or first.theory,
+        e0=train.references.fit(),
+        scale=train.force_rms if train.with_forces else 1.0,
+        licence=config.licence or first.licence,
+        citation=config.citation or first.citation,
+        n_structures=train.structures,
+        charges=train.charges,
+    )
+    splits: dict[SplitName, Dataset] = {}
+    for split in SPLITS:
+        parts = [store.split(split) for store in stores]
+        splits[split] = parts[0] if len(parts) == 1 else Joined(name, parts)
+    left_out: Counter[str] = sum((Counter(store.manifest.left_out) for store in stores), Counter())
+    manifest = {path.name: store.manifest.sha256 for path, store in zip(paths, stores, strict=True)}
+    return BranchCorpus(info, config.share, splits, dict(left_out), manifest)
+
+
+def _from_packed(config: BranchData, paths: Sequence[Path], split: SplitConfig) -> BranchCorpus:
+    if not config.name:
+        raise ValueError(f"packed files do not name their branch: give one to {', '.join(config.files)}")
+    sets = [_read(path) for path in paths]
     frames = FrameSet.join(config.name, sets)
     side = np.array([split_of_group(group, split.valid, split.test, split.seed) for group in frames.group])
     e0 = fit_reference_energies(
@@ -87,12 +152,8 @@ def read_branch(config: BranchData, folder: Path, split: SplitConfig) -> BranchC
         min_structures=config.min_structures_per_element,
     )
     keep, left_out = _usable(frames, e0, config.max_force)
-    names: tuple[SplitName, ...] = ("train", "valid", "test")
-    splits: dict[SplitName, FrameSet] = {name: frames.subset(np.flatnonzero(keep & (side == name))) for name in names}
-    for name, part in splits.items():
-        if len(part) == 0:
-            raise ValueError(f"branch {config.name}: the {name} split is empty; use more data or other fractions")
-    train = splits["train"]
+    parts = {name: frames.subset(np.flatnonzero(keep & (side == name))) for name in SPLITS}
+    train = parts["train"]
     info = BranchInfo(
         name=config.name,
         theory=config.theory,
@@ -103,9 +164,8 @@ def read_branch(config: BranchData, folder: Path, split: SplitConfig) -> BranchC
         n_structures=len(train),
         charges=tuple(sorted(set(train.charge.tolist()))),
     )
-    log.info("%s: %s; left out %s", config.name, {name: len(part) for name, part in splits.items()}, left_out)
     manifest = {file: part.sha256 for file, part in zip(config.files, sets, strict=True)}
-    return BranchCorpus(info, config.share, splits, left_out, manifest)
+    return BranchCorpus(info, config.share, dict(parts), left_out, manifest)
 
 
 def primary_branch(branches: Sequence[BranchInfo]) -> BranchInfo:
@@ -142,8 +202,3 @@ def _force_scale(frames: FrameSet) -> float:
     """eV, the root mean square force component times 1 Å; 1 without forces."""
     finite = frames.forces[np.isfinite(frames.forces)]
     return float(np.sqrt(np.mean(finite**2))) if len(finite) else 1.0
-
-
-def without_spin(graph: AtomGraph) -> AtomGraph:
-    """The graph with its multiplicity unspecified."""
-    return dataclasses.replace(graph, spin=graph.spin * 0)

@@ -126,12 +126,13 @@ def _graphs(corpora: Sequence[BranchCorpus], split: SplitName, model: PotentialC
 
 def _training_summary(trainer: Trainer) -> dict[str, Any]:
     config = to_mapping(trainer.config)
-    kept = {key: config[key] for key in ("steps", "batch_structures", "seed", "loss", "optim", "split")}
+    names = ("steps", "epochs", "batch", "sampling", "precision", "seed", "loss", "optim", "split")
+    kept = {key: config[key] for key in names if config[key] is not None}
     return {
         **kept,
-        "hours": round(trainer.hours(), 2),
+        "hours": round(trainer.hours, 2),
+        "ranks": trainer.launch.world,
         "torch": torch.__version__,
-        "precision": str(trainer.potential.dtype),
     }
 
 

@@ -1,8 +1,9 @@
-"""The loss on energies, forces and stresses, for batches that may be partly labelled."""
+"""The loss on energies, forces and stresses, for batches that may be partly labelled and spread over ranks."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,10 +12,12 @@ from gfmpot.config import tunable
 from gfmpot.graph import AtomGraph
 from gfmpot.models import Prediction
 
+TERMS = ("energy", "forces", "stress")
+
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Weights of the mean absolute errors."""
+    """Weights of the errors, and how they are measured."""
 
     energy: float = tunable(4.0, 0.1, 100.0, log=True)
     """Per eV/atom."""
@@ -23,41 +26,85 @@ class LossConfig:
     """Per eV/Å, of the norm of the error vector, which does not prefer the axes."""
 
     stress: float = tunable(50.0, 0.0, 1000.0)
-    """Per eV/Å³."""
+    """Per eV/Å³; 0 leaves stresses out."""
+
+    kind: Literal["mae", "mse", "huber"] = tunable("mae", choices=("mae", "mse", "huber"))
+    """``mae``: mean norm of the errors (the paper's). ``mse``: mean square. ``huber``: square below ``delta``, linear
+    above."""
+
+    delta: float = 0.01
+    """Of ``huber``, in eV/atom, eV/Å and eV/Å³."""
+
+    @property
+    def weights(self) -> tuple[float, float, float]:
+        """Of energy, forces and stress."""
+        return self.energy, self.forces, self.stress
 
 
 @dataclass(frozen=True)
-class LossTerms:
-    """The parts of a loss, in eV/atom, eV/Å and eV/Å³."""
+class LossSums:
+    """Sums over what is labelled in a batch. Means over several batches, or ranks, are sums over counts."""
 
-    energy: Tensor
-    forces: Tensor
-    stress: Tensor
-
-    def total(self, config: LossConfig) -> Tensor:
-        """The weighted sum."""
-        return config.energy * self.energy + config.forces * self.forces + config.stress * self.stress
+    values: Tensor  # (3,) of energy, forces and stress, differentiable
+    counts: Tensor  # (3,) how many structures, atoms and structures that are
+    errors: Tensor  # (B, 3) absolute errors by branch, eV/atom, eV/Å and eV/Å³; detached
+    labelled: Tensor  # (B, 3) how many by branch
 
 
-def loss_terms(prediction: Prediction, graph: AtomGraph) -> LossTerms:
-    """Mean absolute errors over what is labelled (not NaN); zero where nothing is."""
+def loss_sums(prediction: Prediction, graph: AtomGraph, config: LossConfig, branches: int) -> LossSums:
+    """Errors of a batch, in the dtype of the labels (float64 for energies, whatever the network runs in).
+
+    Everything that is predicted enters, if with a factor of zero: ranks that reduce gradients together must agree on
+    which parameters have one.
+    """
+    assert graph.branch is not None
+    parts = [
+        _part(errors, branch, branches, config)
+        for errors, branch in (
+            (_energy_errors(prediction, graph), graph.branch),
+            (_difference(prediction.forces, graph.forces), graph.branch[graph.structure_of_atom]),
+            (_difference(prediction.stress, graph.stress), graph.branch),
+        )
+    ]
+    values, counts, errors, labelled = zip(*parts, strict=True)
+    return LossSums(torch.stack(values), torch.stack(counts), torch.stack(errors, 1), torch.stack(labelled, 1))
+
+
+def label_counts(graph: AtomGraph) -> Tensor:
+    """(3,) float64: labelled energies, atoms with forces, and stresses of a batch."""
+    labels = (graph.energy.unsqueeze(1) if graph.energy is not None else None, graph.forces, graph.stress)
+    counts = [0 if label is None else int(label.isfinite().all(dim=1).sum()) for label in labels]
+    return torch.tensor(counts, dtype=torch.float64)
+
+
+def _energy_errors(prediction: Prediction, graph: AtomGraph) -> Tensor:
+    """(G, 1) eV/atom."""
     assert graph.energy is not None
-    assert graph.forces is not None
-    assert graph.stress is not None
-    assert prediction.forces is not None
-    assert prediction.stress is not None
-    energy_error = (prediction.energy - graph.energy) / graph.atoms_per_structure
-    return LossTerms(
-        energy=_mean_norm(energy_error.unsqueeze(1)),
-        forces=_mean_norm(prediction.forces - graph.forces),
-        stress=_mean_norm(prediction.stress - graph.stress),
+    return ((prediction.energy - graph.energy) / graph.atoms_per_structure).unsqueeze(1)
+
+
+def _difference(predicted: Tensor | None, label: Tensor | None) -> Tensor:
+    assert predicted is not None
+    assert label is not None
+    return predicted - label
+
+
+def _part(errors: Tensor, branch: Tensor, branches: int, config: LossConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Sum and count of the rows (M, D) without NaN, and both by branch (M,)."""
+    labelled = errors.isfinite().all(dim=1)
+    square = (errors.masked_fill(~labelled.unsqueeze(1), 0.0) ** 2).sum(dim=1)
+    # The softening of 1e-8 keeps the gradient of a zero finite.
+    norm = torch.sqrt(square + 1e-16)
+    value = {"mae": lambda: norm, "mse": lambda: square, "huber": lambda: _huber(norm, square, config.delta)}
+    present = labelled.double()
+    by_branch = present.new_zeros(branches)
+    return (
+        (value[config.kind]() * labelled).sum(),
+        present.sum(),
+        by_branch.index_add(0, branch, norm.detach().double() * present),
+        by_branch.index_add(0, branch, present),
     )
 
 
-def _mean_norm(errors: Tensor) -> Tensor:
-    """Mean Euclidean norm of the rows without NaN; the softening of 1e-8 keeps the gradient of a zero finite."""
-    labelled = errors.isfinite().all(dim=1)
-    rows = errors[labelled]
-    if len(rows) == 0:
-        return errors.new_zeros(())
-    return torch.sqrt((rows * rows).sum(dim=1) + 1e-16).mean()
+def _huber(norm: Tensor, square: Tensor, delta: float) -> Tensor:
+    return torch.where(norm < delta, 0.5 * square, delta * (norm - 0.5 * delta))

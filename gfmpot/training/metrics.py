@@ -25,19 +25,27 @@ def evaluate(
         ``forces_relative`` (that over the mean norm of the forces), ``stress_mae`` (eV/Å³, mean absolute component) and
         ``structures``; without labels, an entry is left out.
     """
-    rows: dict[int, list[_Errors]] = {}
+    rows = error_rows(potential, graphs, budget)
+    return {potential.branch_names[branch]: summary(rows[branch]) for branch in sorted(rows)}
+
+
+def error_rows(
+    potential: Potential, graphs: Iterable[AtomGraph], budget: BatchBudget | None = None
+) -> dict[int, list[Errors]]:
+    """Errors of single structures by branch, which may be joined with those of other ranks before a summary."""
+    rows: dict[int, list[Errors]] = {}
     for batch in (budget or BatchBudget(max_edges=50_000)).pack(graphs):
         for branch, errors in _batch_errors(potential, AtomGraph.batch(batch)):
             rows.setdefault(branch, []).append(errors)
-    return {potential.branch_names[branch]: _summary(rows[branch]) for branch in sorted(rows)}
+    return rows
 
 
-_Errors = tuple[
+Errors = tuple[
     float, "np.ndarray[tuple[int], np.dtype[np.float64]]", "np.ndarray[tuple[int], np.dtype[np.float64]]", float
 ]
 
 
-def _batch_errors(potential: Potential, graph: AtomGraph) -> Iterable[tuple[int, _Errors]]:
+def _batch_errors(potential: Potential, graph: AtomGraph) -> Iterable[tuple[int, Errors]]:
     """Per structure: energy error per atom, norms of force errors and of forces, mean stress error."""
     assert graph.branch is not None
     assert graph.energy is not None
@@ -89,7 +97,8 @@ def _blend_rows(potential: Potential, graph: AtomGraph) -> list[tuple[float, flo
     return list(zip(energy.tolist(), forces.tolist(), weight.tolist(), strict=True))
 
 
-def _summary(rows: list[_Errors]) -> Metrics:
+def summary(rows: list[Errors]) -> Metrics:
+    """What :func:`evaluate` returns for one branch."""
     energy, error, size, stress = zip(*rows, strict=True)
     forces_mae = _mean(np.concatenate(error))
     metrics = {

@@ -1,228 +1,391 @@
-"""The training loop: single process, resumable, reproducible."""
+"""The training loop: the same for one process and for thousands of ranks; resumable, reproducible, watched."""
 
 from __future__ import annotations
 
 import json
 import logging
-import math
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
-from gfmpot.config import to_mapping, tunable
-from gfmpot.graph import AtomGraph
+from gfmpot.config import to_mapping
+from gfmpot.data.dataset import Dataset
+from gfmpot.data.sampler import Sampler
 from gfmpot.models import Potential, PotentialConfig, save
-from gfmpot.training.corpus import (
-    BranchCorpus,
-    BranchData,
-    SplitConfig,
-    common_references,
-    read_branch,
-    without_spin,
-)
-from gfmpot.training.loss import LossConfig, LossTerms, loss_terms
-from gfmpot.training.metrics import Metrics, evaluate
+from gfmpot.telemetry import Regions, open_sinks, region_record
+from gfmpot.training.config import TrainConfig
+from gfmpot.training.corpus import common_references, read_branch
+from gfmpot.training.launch import Launch
+from gfmpot.training.loader import Batch, Loader, Stream
+from gfmpot.training.loss import label_counts
+from gfmpot.training.mesh import BranchGroup, allocate_ranks
+from gfmpot.training.metrics import Metrics
+from gfmpot.training.optim import Optimizer
+from gfmpot.training.parallelize import parallelize
+from gfmpot.training.progress import Window, progress_bar, telemetry
+from gfmpot.training.signals import Deadline, EndOfJob
+from gfmpot.training.state import StateFolder
+from gfmpot.training.validation import validation_errors, write_parity
 
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class OptimConfig:
-    """AdamW with linear warm-up, cosine decay, gradient clipping and an exponential moving average of the weights."""
+@dataclass
+class Position:
+    """How far a run has come."""
 
-    learning_rate: float = tunable(2e-3, 1e-5, 3e-3, log=True)
-    final_learning_rate: float = 1e-5
-    warmup_steps: int = 200
-    weight_decay: float = 1e-4
-    clip: float = 10.0
-    ema: float = 0.999
+    stream: int = 0
+    """Structures taken from this rank's stream."""
 
-    def rate(self, step: int, steps: int) -> float:
-        """Learning rate at a step."""
-        if step < self.warmup_steps:
-            return self.learning_rate * (step + 1) / self.warmup_steps
-        done = (step - self.warmup_steps) / max(1, steps - self.warmup_steps)
-        cosine = 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-        return self.final_learning_rate + (self.learning_rate - self.final_learning_rate) * cosine
+    structures: int = 0
+    """Taken from all streams."""
 
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """A whole training run, as written in YAML."""
-
-    model: Mapping[str, Any]
-    """``backbone: {name: ..., ...}`` and ``head: {...}``, as :class:`gfmpot.models.PotentialConfig`."""
-
-    branches: tuple[BranchData, ...]
-    steps: int
-    batch_structures: int = 32
-    loss: LossConfig = field(default_factory=LossConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    split: SplitConfig = field(default_factory=SplitConfig)
-    unspecified_spin: float = 0.5
-    """Share of neutral singlets trained without their multiplicity, so that leaving it out is a trained input."""
-
-    validation_structures: int = 200
-    """Per branch."""
-
-    validate_every: int = 1000
-    checkpoint_minutes: float = 5.0
-    seed: int = 0
+    seconds: float = 0.0
+    """Of training, restarts not counted."""
 
 
 class Trainer:
-    """Trains all branches together; ``folder`` keeps the state, the log and the model.
+    """Trains all branches together; ``folder`` keeps states, the log and the model.
 
-    The batch of a step depends on the seed and the step alone, so a resumed run sees what an uninterrupted one sees.
+    The batches of a step depend on the seed and the position alone, so a resumed run sees what an uninterrupted one
+    sees, on whatever number of ranks. All ranks of a job make a trainer and call the same methods.
+
+    Args:
+        config: the run.
+        data: folder that the files of branches are relative to.
+        folder: of the run; one that was stopped goes on.
+        launch: this rank's place.
+        device: where to compute.
+
+    Raises:
+        ValueError: data that do not fit, or a folder of a run with other settings.
     """
 
-    def __init__(self, config: TrainConfig, data: Path, folder: Path) -> None:
+    def __init__(
+        self,
+        config: TrainConfig,
+        data: Path,
+        folder: Path,
+        launch: Launch | None = None,
+        device: torch.device | None = None,
+    ) -> None:
         self.config, self.folder = config, folder
-        folder.mkdir(parents=True, exist_ok=True)
-        self.corpora = [read_branch(branch, data, config.split) for branch in config.branches]
+        self.launch, self.device = launch or Launch(), device or torch.device("cpu")
+        self._resources = ExitStack()
+        self.corpora = [read_branch(b, self._staged(data, b.files), config.split) for b in config.branches]
+        self._trained_on = [self._held(corpus.splits["train"]) for corpus in self.corpora]
         self.potential = self._fresh_potential()
-        self._parameters = [p for name, p in self.potential.named_parameters() if not name.startswith("weights.")]
-        self._optimizer = torch.optim.AdamW(self._parameters, weight_decay=config.optim.weight_decay)
-        self._average = [parameter.detach().clone() for parameter in self._parameters]
-        self.step = 0
+        sizes = [len(d) for d in self._trained_on]
+        self._draws = config.sampling.draws(sizes, [corpus.share for corpus in self.corpora])
+        self._groups = self._group_ranks()
+        self._stream = self._own_stream(sizes)
+        parallel = parallelize(
+            self.potential, config.loss, config.parallel, self._groups, bf16=config.precision == "bf16"
+        )
+        self._optimizer = Optimizer(parallel, config.optim)
+        self._position = Position()
+        self.timer = Regions(self.device)
+        self._states = StateFolder(folder)
         self._resume()
 
-    def fit(self) -> Potential:
-        """Train to the last step and return the averaged model, which is also in ``model.safetensors``."""
-        saved = time.monotonic()
-        with _progress() as progress:
-            task = progress.add_task("training", total=self.config.steps, completed=self.step, note="")
-            for graph in self._batches():
-                terms = self._train_on(graph)
-                progress.update(task, completed=self.step, note=_note(terms))
-                if time.monotonic() - saved > 60 * self.config.checkpoint_minutes:
-                    self._save_state()
-                    saved = time.monotonic()
-                if self.step % self.config.validate_every == 0:
-                    self._log(terms, self.validate())
-        self._save_state()
-        self._use_average()
-        save(self.potential, self.folder / "model.safetensors")
-        return self.potential
+    @property
+    def step(self) -> int:
+        """Steps made."""
+        return self._optimizer.step
+
+    @property
+    def done(self) -> float:
+        """Share of the run that is done."""
+        if self.config.steps is not None:
+            return min(1.0, self.step / self.config.steps)
+        assert self.config.epochs is not None
+        return min(1.0, self.epoch / self.config.epochs)
+
+    @property
+    def epoch(self) -> float:
+        """Passes through what ``sampling`` draws."""
+        return self._position.structures / int(self._draws.sum())
+
+    @property
+    def hours(self) -> float:
+        """Of training, restarts not counted."""
+        return self._position.seconds / 3600
+
+    def fit(self, *, deadline: Deadline | None = None, end: EndOfJob | None = None) -> bool:
+        """Train to the end, or until the deadline or a signal; ``potential`` then has the averaged weights.
+
+        Returns:
+            Whether the run is complete; ``model.safetensors`` is written then.
+        """
+        written = self.folder / "model.safetensors"
+        trained = self.done < 1.0
+        with self._resources:
+            if trained:
+                self._loop(deadline or Deadline(None), end or EndOfJob())
+        self._answer_with_average()
+        complete = self.done >= 1.0
+        if complete and self.launch.is_main and (trained or not written.exists()):
+            save(self.potential, written)
+        if dist.is_initialized():
+            dist.barrier()
+        return complete
 
     def validate(self) -> dict[str, Metrics]:
         """Errors of the averaged weights on a fixed part of each branch's validation split."""
-        current = [parameter.detach().clone() for parameter in self._parameters]
-        self._use_average()
-        graphs = [
-            graph
-            for b, corpus in enumerate(self.corpora)
-            for graph in corpus.graphs("valid", self.potential.config, b, self.config.validation_structures)
-        ]
-        metrics = evaluate(self.potential, graphs)
-        _copy(current, self._parameters)
-        return metrics
+        self._answer_with_average()
+        return validation_errors(self.potential, self.corpora, self.config.validation_structures, self.launch)
 
-    def hours(self) -> float:
-        """Wall time from the first log entry to the last, interruptions included."""
-        path = self.folder / "log.jsonl"
-        times = [json.loads(line)["time"] for line in path.read_text().splitlines()] if path.is_file() else []
-        return (times[-1] - times[0]) / 3600 * len(times) / max(1, len(times) - 1) if times else 0.0
+    def _loop(self, deadline: Deadline, end: EndOfJob) -> None:
+        sinks = open_sinks(
+            self.config.telemetry.sinks,
+            self.folder,
+            rank=self.launch.rank,
+            local_rank=self.launch.local_rank,
+        )
+        self._resources.callback(sinks.close)
+        sampler = self._resources.enter_context(telemetry(self.config.telemetry, self.launch))
+        sinks.write(self._start_record())
+        window, saved = Window(self.potential.branch_names, self.device), time.monotonic()
+        loader = Loader(
+            self._stream,
+            self.potential.config,
+            self.config.batch,
+            unspecified_spin=self.config.unspecified_spin,
+            threads=self.config.reading.threads,
+        )
+        batches = loader.batches(self._position.stream)
+        self._resources.callback(batches.close)  # type: ignore[attr-defined]
+        with progress_bar(self.launch.is_main) as bar, self.timer("epoch"):
+            stop = False
+            while not stop and self.done < 1.0:
+                begun = time.perf_counter()
+                with self.timer("data"):
+                    batch = next(batches)
+                due = time.monotonic() - saved > 60 * self.config.checkpoint_minutes
+                stop, due = self._train_on(batch, window, stop=end.requested or deadline.reached, due=due)
+                self._position.seconds += time.perf_counter() - begun
+                bar(self.done, self.epoch, window)
+                if self.step % self.config.telemetry.log_every == 0 or stop or self.done >= 1.0:
+                    self._log(sinks, window, sampler)
+                if self.step % self.config.validate_every == 0 or self.done >= 1.0:
+                    self._validate(sinks)
+                if due or stop or self.done >= 1.0:
+                    self.save_state()
+                    saved = time.monotonic()
+        if stop:
+            log.info("stopped by %s; the same command goes on", end.signal or "the time limit")
+
+    def _train_on(self, batch: Batch, window: Window, *, stop: bool, due: bool) -> tuple[bool, bool]:
+        """One step; returns whether any rank wants to stop, and whether the first wants to save."""
+        parts = [part.to(self.device) for part in batch.parts]
+        agreed, pending = self._agree(parts, stop=stop, due=due)
+        self._optimizer.zero_grad()
+        for i, part in enumerate(parts):
+            with self._optimizer.parallel.synchronise(i == len(parts) - 1):
+                with self.timer("forward"):
+                    sums = self._optimizer.parallel.sums(part)
+                if i == 0:
+                    with self.timer("communication"):
+                        if pending is not None:
+                            pending.wait()
+                    weights = torch.tensor(self.config.loss.weights, dtype=torch.float64, device=self.device)
+                    weights = weights / agreed[:3].clamp(min=1.0)
+                with self.timer("backward"):
+                    (sums.values * weights).sum().backward()  # type: ignore[no-untyped-call]
+            window.add(sums)
+        with self.timer("optimizer"):
+            norm = self._optimizer.advance(self.done)
+        structures, atoms, stopping, saving = (int(value) for value in agreed[3:].tolist())
+        self._position.stream = batch.next_position
+        self._position.structures += structures
+        window.step(norm, structures, atoms)
+        return stopping > 0, saving > 0
+
+    def _agree(self, parts: Sequence[Any], *, stop: bool, due: bool) -> tuple[Tensor, Any]:
+        """Sums over ranks of labels, structures, atoms and wishes, under way while the forward pass runs."""
+        counts = torch.stack([label_counts(part) for part in parts]).sum(dim=0)
+        sizes = [sum(part.n_structures for part in parts), sum(part.n_atoms for part in parts)]
+        wishes = [float(stop), float(due and self.launch.is_main)]
+        agreed = torch.cat([counts.cpu(), torch.tensor([*sizes, *wishes], dtype=torch.float64)]).to(self.device)
+        pending = dist.all_reduce(agreed, async_op=True) if dist.is_initialized() else None
+        return agreed, pending
+
+    def _log(self, sinks: Any, window: Window, sampler: Any) -> None:
+        """A record of the steps since the last; collective."""
+        regions = region_record(self.timer.gather(self.timer.interval(), device=self.device))
+        record = window.record(self.config.loss)
+        sinks.write(
+            {
+                "kind": "train",
+                "step": self.step,
+                "epoch": self.epoch,
+                "seconds": self._position.seconds,
+                "learning_rate": self._optimizer.rate(self.done),
+                **record,
+                "regions": regions,
+            }
+        )
+        if sampler is not None:
+            sinks.write({"kind": "telemetry", "step": self.step, **sampler.interval()})
+
+    def _validate(self, sinks: Any) -> None:
+        with self.timer("validate"):
+            metrics = self.validate()
+        self._optimizer.plateau.see(_validation_loss(metrics, self.config), self.config.optim)
+        sinks.write({"kind": "valid", "step": self.step, "branches": metrics})
+        if self.done >= 1.0 and self.launch.is_main:
+            for record in write_parity(self.potential, self.corpora, self.config.validation_structures, self.folder):
+                sinks.write({"step": self.step, **record})
+        for name, m in metrics.items():
+            if self.launch.is_main:
+                forces = f"{1e3 * m['forces_mae']:.0f} meV/Å" if "forces_mae" in m else "no forces"
+                log.info("step %d %s: %.1f meV/atom, %s", self.step, name, 1e3 * m.get("energy_mae", 0.0), forces)
+
+    def save_state(self) -> None:
+        """Write everything needed to go on; collective."""
+        with self.timer("checkpoint"):
+            self._states.save(self.step, self._stored(), self._facts())
+
+    def _stored(self) -> dict[str, Tensor]:
+        stored = {}
+        for kind, tensors in self._optimizer.tensors().items():
+            stored |= {f"{kind}/{name}": t for name, t in self._optimizer.parallel.stored(tensors).items()}
+        return stored
+
+    def _facts(self) -> dict[str, Any]:
+        streams: list[Any] = [None] * self.launch.world
+        own = {
+            "branches": list(self._stream.branches),
+            "position": self._position.stream,
+            "length": self._stream.sampler.epoch_length,
+        }
+        if dist.is_initialized():
+            dist.all_gather_object(streams, own)
+        else:
+            streams = [own]
+        return {
+            "config": self.config.identity(),
+            "optimizer": self._optimizer.facts(),
+            "structures": self._position.structures,
+            "seconds": self._position.seconds,
+            "streams": [s for i, s in enumerate(streams) if s not in streams[:i]],
+        }
+
+    def _resume(self) -> None:
+        state = self._states.latest()
+        if state is None:
+            return
+        facts = self._states.facts(state)
+        changed = _changed(facts["config"], json.loads(json.dumps(self.config.identity())))
+        if changed:
+            raise ValueError(
+                f"{self.folder} is a run with other settings ({', '.join(changed)}); use another folder, or delete it"
+            )
+        stored = self._stored()
+        self._states.load(state, stored)
+        for kind, tensors in self._optimizer.tensors().items():
+            own = {n.removeprefix(f"{kind}/"): t for n, t in stored.items() if n.startswith(f"{kind}/")}
+            self._optimizer.parallel.restore(own, tensors)
+        self._optimizer.resume(facts["optimizer"])
+        self._position = Position(
+            _stream_position(facts["streams"], self._stream), facts["structures"], facts["seconds"]
+        )
+        log.info("resumed at step %d", self.step)
+
+    def _start_record(self) -> dict[str, Any]:
+        return {
+            "kind": "start",
+            "step": self.step,
+            "config": to_mapping(self.config),
+            "world": self.launch.world,
+            "mode": self.config.parallel,
+            "hardware": {"device": str(self.device), "threads": torch.get_num_threads()},
+            "version": {"torch": torch.__version__},
+            "parameters": sum(p.numel() for p in self.potential.parameters()),
+            "groups": [{"ranks": list(g.ranks), "branches": list(g.branches)} for g in self._groups],
+        }
 
     def _fresh_potential(self) -> Potential:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.config.seed)
             branches = [corpus.info for corpus in self.corpora]
             model = PotentialConfig.from_mapping(self.config.model)
-            return Potential(model, branches, common_references(branches))
+            potential = Potential(model, branches, common_references(branches))
+        return potential.to(self.device, torch.float64 if self.config.precision == "fp64" else torch.float32)
 
-    def _train_on(self, graph: AtomGraph) -> LossTerms:
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.config.optim.rate(self.step, self.config.steps)
-        terms = loss_terms(self.potential.labelled(graph), graph)
-        self._optimizer.zero_grad()
-        terms.total(self.config.loss).backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self._parameters, self.config.optim.clip, error_if_nonfinite=True)
-        self._optimizer.step()
-        self.step += 1
-        decay = min(self.config.optim.ema, (1 + self.step) / (10 + self.step))
-        torch._foreach_lerp_(self._average, [p.detach() for p in self._parameters], 1 - decay)
-        return terms
+    def _answer_with_average(self) -> None:
+        """Put the averaged weights into ``potential``; collective."""
+        parallel = self._optimizer.parallel
+        whole = parallel.full(self._optimizer.average)
+        own = dict(self.potential.named_parameters())
+        with torch.no_grad():
+            for name, tensor in whole.items():
+                own[name].copy_(tensor)
 
-    def _batches(self) -> Iterator[AtomGraph]:
-        """Batches from the current step on, built ahead in a thread."""
-        with ThreadPoolExecutor(1) as pool:
-            ahead = [pool.submit(self._batch, step) for step in range(self.step, min(self.step + 4, self.config.steps))]
-            for step in range(self.step + len(ahead), self.config.steps + len(ahead)):
-                ready = ahead.pop(0)
-                if step < self.config.steps:
-                    ahead.append(pool.submit(self._batch, step))
-                yield ready.result()
+    def _group_ranks(self) -> list[BranchGroup]:
+        if self.config.parallel == "task" and self.launch.world > 1:
+            return allocate_ranks(self._draws.tolist(), self.launch.world)
+        return [BranchGroup(range(self.launch.world), tuple(range(len(self.corpora))))]
 
-    def _batch(self, step: int) -> AtomGraph:
-        rng = np.random.default_rng((self.config.seed, step))
-        shares = np.array([corpus.share for corpus in self.corpora])
-        counts = rng.multinomial(self.config.batch_structures, shares / shares.sum())
-        graphs = [self._sample(corpus, b, rng) for b, corpus in enumerate(self.corpora) for _ in range(int(counts[b]))]
-        return AtomGraph.batch(graphs)
+    def _own_stream(self, sizes: Sequence[int]) -> Stream:
+        group = next(g for g in self._groups if self.launch.rank in g.ranks)
+        own = list(group.branches)
+        sampler = Sampler([sizes[b] for b in own], self._draws[own], self.config.seed)
+        datasets = [self._trained_on[b] for b in own]
+        return Stream(datasets, group.branches, sampler, self.launch.rank - group.ranks.start, len(group.ranks))
 
-    def _sample(self, corpus: BranchCorpus, branch: int, rng: np.random.Generator) -> AtomGraph:
-        frames = corpus.splits["train"]
-        i = int(rng.integers(len(frames)))
-        graph = corpus.graph("train", i, self.potential.config, branch)
-        forget = frames.charge[i] == 0 and frames.spin[i] == 1 and rng.random() < self.config.unspecified_spin
-        return without_spin(graph) if forget else graph
+    def _staged(self, data: Path, files: Sequence[str]) -> Path:
+        """The folder that ``files`` are read from: that of their copies on this node, if they are staged."""
+        stage = self.config.reading.stage
+        if stage.scratch is None:
+            return data
+        staged = self._resources.enter_context(stage.stage([data / file for file in files]))
+        folders = {path.parent for path in staged.paths}
+        if len(folders) > 1:
+            raise ValueError(f"some of {', '.join(files)} could be staged and some not; stage all or none")
+        return folders.pop()
 
-    def _use_average(self) -> None:
-        _copy(self._average, self._parameters)
+    def _held(self, dataset: Dataset) -> Dataset:
+        if self.config.reading.memory == "files":
+            return dataset
+        from gfmpot.data.formats.distributed import DistributedStore
 
-    def _log(self, terms: LossTerms, metrics: dict[str, Metrics]) -> None:
-        entry = {"step": self.step, "time": time.time(), "energy": terms.energy.item(), "forces": terms.forces.item()}
-        with (self.folder / "log.jsonl").open("a") as file:
-            file.write(json.dumps({**entry, "valid": metrics}) + "\n")
-        for name, m in metrics.items():
-            forces = f"{1e3 * m['forces_mae']:.0f} meV/Å ({m['forces_relative']:.1%})"
-            log.info("step %d %s: %.1f meV/atom, %s", self.step, name, 1e3 * m["energy_mae"], forces)
-
-    def _save_state(self) -> None:
-        """Write everything needed to go on, atomically. A PyTorch file: load only what you wrote yourself."""
-        state = {
-            "step": self.step,
-            "config": json.dumps(to_mapping(self.config)),
-            "model": self.potential.state_dict(),
-            "average": self._average,
-            "optimizer": self._optimizer.state_dict(),
-        }
-        partial = self.folder / "state.pt.partial"
-        torch.save(state, partial)
-        partial.replace(self.folder / "state.pt")
-
-    def _resume(self) -> None:
-        path = self.folder / "state.pt"
-        if not path.is_file():
-            return
-        state = torch.load(path, weights_only=True)
-        if state["config"] != json.dumps(to_mapping(self.config)):
-            raise ValueError(f"{path} was written with other settings; use another folder, or delete it to start anew")
-        self.potential.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
-        self._average, self.step = state["average"], state["step"]
-        log.info("resumed at step %d", self.step)
+        return self._resources.enter_context(DistributedStore(dataset, self.config.reading.width))
 
 
-def _copy(source: Sequence[Tensor], target: Sequence[Tensor]) -> None:
-    with torch.no_grad():
-        torch._foreach_copy_(list(target), list(source))
+def _stream_position(streams: Sequence[dict[str, Any]], own: Stream) -> int:
+    """Where this rank's stream goes on: exactly where it was, if branches are grouped as they were."""
+    for stream in streams:
+        if stream["branches"] == list(own.branches) and stream["length"] == own.sampler.epoch_length:
+            return int(stream["position"])
+    mine = [s for s in streams if set(s["branches"]) & set(own.branches)]
+    epochs = sum(s["position"] for s in mine) / sum(s["length"] for s in mine)
+    log.warning("branches are grouped otherwise than before: epoch %.3f goes on in another order", epochs)
+    return round(epochs * own.sampler.epoch_length)
 
 
-def _note(terms: LossTerms) -> str:
-    return f"E {1e3 * terms.energy.item():.0f} meV/atom, F {1e3 * terms.forces.item():.0f} meV/Å"
+def _changed(before: dict[str, Any], now: dict[str, Any], where: str = "") -> list[str]:
+    names: list[str] = []
+    for key in sorted({*before, *now}):
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            names += _changed(old, new, f"{where}{key}.")
+        elif old != new:
+            names.append(f"{where}{key}")
+    return names
 
 
-def _progress() -> Any:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
-    return Progress(*columns, TimeRemainingColumn())
+def _validation_loss(metrics: dict[str, Metrics], config: TrainConfig) -> float:
+    names = ("energy_mae", "forces_mae", "stress_mae")
+    weighted = [
+        sum(weight * m.get(name, 0.0) for name, weight in zip(names, config.loss.weights, strict=True))
+        for m in metrics.values()
+    ]
+    return sum(weighted) / max(1, len(weighted))

@@ -19,9 +19,12 @@ from gfmpot.graph import AtomGraph
 from gfmpot.models import Prediction, load, save
 from gfmpot.models.potential import rebuilt
 from gfmpot.training.alignment import fit_alignment
+from gfmpot.training.config import TrainConfig
 from gfmpot.training.finish import finish, with_alignment, write_card
-from gfmpot.training.loss import LossConfig, loss_terms
-from gfmpot.training.trainer import TrainConfig, Trainer
+from gfmpot.training.loader import Loader
+from gfmpot.training.loss import LossConfig, label_counts, loss_sums
+from gfmpot.training.signals import EndOfJob
+from gfmpot.training.trainer import Trainer
 
 METALS, ORGANICS = "metals-emt", "organics-emt"
 
@@ -77,7 +80,8 @@ def config(**changes: object) -> TrainConfig:
         },
         "branches": branches,
         "steps": 150,
-        "batch_structures": 8,
+        "batch": {"structures": 8},
+        "sampling": {"balance": "shares"},
         "optim": {"learning_rate": 3e-3, "warmup_steps": 10, "ema": 0.95},
         "split": {"valid": 0.15, "test": 0.15},
         "validate_every": 75,
@@ -102,8 +106,13 @@ def test_training_lowers_errors(trained: Trainer) -> None:
 
 def test_log_and_model_are_written(trained: Trainer) -> None:
     entries = [json.loads(line) for line in (trained.folder / "log.jsonl").read_text().splitlines()]
-    assert [entry["step"] for entry in entries] == [75, 150]
-    assert set(entries[0]["valid"]) == {METALS, ORGANICS}
+    valid = [entry for entry in entries if entry["kind"] == "valid"]
+    assert [entry["step"] for entry in valid] == [75, 150]
+    assert set(valid[0]["branches"]) == {METALS, ORGANICS}
+    train = [entry for entry in entries if entry["kind"] == "train"]
+    assert [entry["step"] for entry in train] == [20, 40, 60, 80, 100, 120, 140, 150]
+    assert train[-1]["forces"][METALS] < train[0]["forces"][METALS]
+    assert {"epoch/data", "epoch/forward", "epoch/backward", "epoch/optimizer"} <= set(train[0]["regions"])
     written = load(trained.folder / "model.safetensors")
     for name, tensor in trained.potential.state_dict().items():
         assert torch.equal(written.state_dict()[name], tensor)
@@ -116,25 +125,49 @@ def test_references_come_from_the_training_split_only(trained: Trainer, data: Pa
     assert trained.corpora[0].info.n_structures == len(frames)
 
 
-def test_resumed_run_equals_uninterrupted(data: Path, tmp_path: Path) -> None:
-    whole = Trainer(config(steps=20, validate_every=100), data, tmp_path / "whole")
-    whole.fit()
-    first = Trainer(config(steps=20, validate_every=100), data, tmp_path / "parts")
-    for step in range(11):
-        first._train_on(first._batch(step))
-    first._save_state()
-    second = Trainer(config(steps=20, validate_every=100), data, tmp_path / "parts")
+class StopAfter(EndOfJob):
+    """The scheduler's signal, after some steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.left = steps
+
+    @property
+    def requested(self) -> bool:
+        self.left -= 1
+        return self.left <= 0
+
+
+@pytest.mark.parametrize("precision", ["fp64", "fp32"])
+def test_resumed_run_equals_uninterrupted(data: Path, tmp_path: Path, precision: str) -> None:
+    settings = config(steps=20, validate_every=8, precision=precision)
+    whole = Trainer(settings, data, tmp_path / "whole")
+    assert whole.fit()
+    first = Trainer(settings, data, tmp_path / "parts")
+    assert not first.fit(end=StopAfter(11))
+    assert not (tmp_path / "parts" / "model.safetensors").exists()
+    second = Trainer(settings, data, tmp_path / "parts")
     assert second.step == 11
-    second.fit()
+    assert second.fit()
     for name, tensor in whole.potential.state_dict().items():
         assert torch.equal(second.potential.state_dict()[name], tensor), name
 
 
+def test_a_complete_run_stays_as_it_is(data: Path, tmp_path: Path) -> None:
+    Trainer(config(steps=3), data, tmp_path).fit()
+    written = (tmp_path / "model.safetensors").read_bytes()
+    again = Trainer(config(steps=3), data, tmp_path)
+    assert again.fit()
+    assert again.step == 3
+    assert (tmp_path / "model.safetensors").read_bytes() == written
+
+
 def test_resuming_with_other_settings_is_refused(data: Path, tmp_path: Path) -> None:
-    trainer = Trainer(config(steps=1), data, tmp_path)
-    trainer._save_state()
-    with pytest.raises(ValueError, match="other settings"):
-        Trainer(config(steps=2), data, tmp_path)
+    Trainer(config(steps=1), data, tmp_path).fit()
+    with pytest.raises(ValueError, match=r"other settings \(optim\.clip, steps\)"):
+        Trainer(
+            config(steps=2, optim={"learning_rate": 3e-3, "warmup_steps": 10, "ema": 0.95, "clip": 1.0}), data, tmp_path
+        )
 
 
 def test_finished_model_answers(trained: Trainer, tmp_path: Path) -> None:
@@ -167,7 +200,8 @@ def test_alignment_removes_a_shift_of_gauge(trained: Trainer, data: Path) -> Non
     torch.testing.assert_close(aligned[:, 0], aligned[:, 1], rtol=0, atol=1e-4)
 
 
-def test_loss_ignores_what_is_not_labelled() -> None:
+@pytest.mark.parametrize(("kind", "expected"), [("mae", 3**0.5), ("mse", 3.0), ("huber", 0.01 * (3**0.5 - 0.005))])
+def test_loss_ignores_what_is_not_labelled(kind: str, expected: float) -> None:
     frames = metals(3)
     graphs = [frames.graph(i, 4.0) for i in range(3)]
     graphs[1] = graphs[1].replace(energy=graphs[1].energy * torch.nan, forces=graphs[1].forces * torch.nan)
@@ -175,11 +209,11 @@ def test_loss_ignores_what_is_not_labelled() -> None:
     prediction = Prediction(
         energy=batch.energy.nan_to_num() + 4.0, forces=batch.forces.nan_to_num() + 1.0, stress=batch.stress
     )
-    terms = loss_terms(prediction, batch)
-    assert terms.energy.item() == pytest.approx(1.0)
-    assert terms.forces.item() == pytest.approx(np.sqrt(3))
-    assert terms.stress.item() == pytest.approx(0.0, abs=1e-7)
-    assert terms.total(LossConfig(energy=2.0, forces=1.0)).item() == pytest.approx(2 + np.sqrt(3), abs=1e-5)
+    sums = loss_sums(prediction, batch, LossConfig(kind=kind), branches=2)
+    assert sums.counts.tolist() == [2.0, 8.0, 3.0] == label_counts(batch).tolist()
+    assert (sums.values / sums.counts)[1].item() == pytest.approx(expected)
+    assert (sums.errors[0] / sums.labelled[0]).tolist() == pytest.approx([1.0, 3**0.5, 0.0], abs=1e-7)
+    assert sums.labelled[1].tolist() == [0.0, 0.0, 0.0]
 
 
 def test_missing_file_says_where(tmp_path: Path) -> None:
@@ -193,7 +227,10 @@ def test_typo_in_settings() -> None:
 
 
 def test_the_models_neighbour_cap_holds_in_training(data: Path, tmp_path: Path) -> None:
+    def edges(trainer: Trainer) -> int:
+        loader = Loader(trainer._stream, trainer.potential.config, trainer.config.batch)
+        return sum(part.n_edges for part in next(loader.batches(0)).parts)
+
     capped = {**config().model, "max_neighbours": 4}
-    trainer = Trainer(config(model=capped), data, tmp_path / "capped")
     free = Trainer(config(), data, tmp_path / "free")
-    assert trainer._batch(0).n_edges < free._batch(0).n_edges
+    assert edges(Trainer(config(model=capped), data, tmp_path / "capped")) < edges(free)

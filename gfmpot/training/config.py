@@ -1,0 +1,99 @@
+"""A training run, as written in YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from gfmpot.config import to_mapping
+from gfmpot.data.sampler import BatchConfig, SamplingConfig
+from gfmpot.data.staging import StageConfig
+from gfmpot.telemetry import SinkConfig
+from gfmpot.training.corpus import BranchData, SplitConfig
+from gfmpot.training.loss import LossConfig
+from gfmpot.training.optim import OptimConfig
+from gfmpot.training.parallelize import Mode
+
+
+@dataclass(frozen=True)
+class ReadConfig:
+    """Where training structures are while training."""
+
+    memory: Literal["files", "ranks"] = "files"
+    """``files``: read when needed. ``ranks``: in the memory of groups of ranks, who get them from each other by MPI."""
+
+    width: int | None = None
+    """Ranks that hold one copy together; all of them if not given."""
+
+    threads: int = 2
+    """Per rank, that build graphs ahead of the loop."""
+
+    stage: StageConfig = field(default_factory=StageConfig)
+
+
+@dataclass(frozen=True)
+class TelemetryConfig:
+    """What is recorded of a run, and how often."""
+
+    log_every: int = 20
+    """Steps between records of the training loss and of times."""
+
+    sample_seconds: float = 5.0
+    """Between readings of processor, memory and GPUs."""
+
+    sinks: SinkConfig = field(default_factory=SinkConfig)
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A whole training run."""
+
+    model: Mapping[str, Any]
+    """``backbone: {name: ..., ...}`` and ``head: {...}``, as :class:`gfmpot.models.PotentialConfig`."""
+
+    branches: tuple[BranchData, ...]
+    steps: int | None = None
+    epochs: float | None = None
+    """Length of the run: either of the two. An epoch is what ``sampling`` draws from all branches."""
+
+    batch: BatchConfig = field(default_factory=BatchConfig)
+    """Of each rank."""
+
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    split: SplitConfig = field(default_factory=SplitConfig)
+    """Of packed files; stores are split already."""
+
+    precision: Literal["fp32", "fp64", "bf16"] = "fp32"
+    """Of the network; with ``bf16`` weights stay float32 and dense layers compute in bfloat16."""
+
+    parallel: Mode = "ddp"
+    """What several ranks do: ``ddp`` replicate, ``fsdp`` shard, ``task`` give each branch to ranks of its own."""
+
+    unspecified_spin: float = 0.5
+    """Share of neutral singlets trained without their multiplicity, so that leaving it out is a trained input."""
+
+    validation_structures: int = 200
+    """Per branch."""
+
+    validate_every: int = 1000
+    checkpoint_minutes: float = 5.0
+    reading: ReadConfig = field(default_factory=ReadConfig)
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.steps is None) == (self.epochs is None):
+            raise ValueError(f"give either steps or epochs, got {self.steps} and {self.epochs}")
+        if (self.steps or self.epochs or 0) <= 0 or self.validate_every < 1 or self.checkpoint_minutes <= 0:
+            raise ValueError("steps or epochs, validate_every and checkpoint_minutes must be positive")
+        names = [branch.name for branch in self.branches if branch.name]
+        if len(set(names)) != len(names):
+            raise ValueError(f"branches must have different names, got {', '.join(names)}")
+
+    def identity(self) -> dict[str, Any]:
+        """What must be the same for a run to be resumed; how it is spread and watched may change."""
+        free = ("parallel", "reading", "telemetry", "checkpoint_minutes", "validate_every", "validation_structures")
+        return {key: value for key, value in to_mapping(self).items() if key not in free}

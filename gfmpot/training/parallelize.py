@@ -1,0 +1,295 @@
+"""How a potential is spread over ranks for training: replicated (DDP), sharded (FSDP2), or by branch.
+
+In every mode a rank computes *sums* of the loss over its own structures, gradients are *summed* over ranks, and the
+loop divides by counts over all ranks: the step is the one that a single process would make with all the structures.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from typing_extensions import override
+
+from gfmpot.graph import AtomGraph, sum_per_structure
+from gfmpot.models import Potential
+from gfmpot.models.branches import BranchHeads
+from gfmpot.models.potential import Network
+from gfmpot.training.loss import LossConfig, LossSums, loss_sums
+from gfmpot.training.mesh import BranchGroup
+
+Mode = Literal["ddp", "fsdp", "task"]
+
+
+class Objective(nn.Module):
+    """Structures to sums of the loss: forces are computed inside ``forward``, as FSDP2 needs it.
+
+    An ``autograd.grad`` outside the root module's forward would run after its weights were freed or resharded.
+    """
+
+    def __init__(self, potential: Potential, loss: LossConfig, *, bf16: bool, network: Network | None = None) -> None:
+        super().__init__()
+        self.potential, self.loss, self.bf16, self.network = potential, loss, bf16, network
+
+    def forward(self, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """The fields of :class:`~gfmpot.training.loss.LossSums`."""
+        dense = torch.autocast(graph.positions.device.type, torch.bfloat16) if self.bf16 else nullcontext()
+        with dense:
+            prediction = self.potential.labelled(graph, network=self.network)
+        sums = loss_sums(prediction, graph, self.loss, len(self.potential.branches))
+        return sums.values, sums.counts, sums.errors, sums.labelled
+
+
+class Parallel(ABC):
+    """A potential in training on this rank."""
+
+    names: list[str]
+    parameters: list[nn.Parameter]
+    """What this rank optimises: whole tensors, shards, or those of its own branches."""
+
+    @abstractmethod
+    def sums(self, graph: AtomGraph) -> LossSums:
+        """The loss of some structures."""
+
+    @abstractmethod
+    def synchronise(self, last: bool) -> Any:
+        """Context of one forward and backward; gradients are reduced in the ``last`` of a step."""
+
+    @abstractmethod
+    def full(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Whole tensors by name from what belongs to each parameter on this rank. Collective."""
+
+    @abstractmethod
+    def counts_once(self, name: str) -> bool:
+        """Whether this rank is the one that accounts for a parameter when norms are summed over ranks."""
+
+    def stored(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        """What a checkpoint holds: whole tensors, or shards that know of each other. Collective."""
+        return self.full(tensors)
+
+    @torch.no_grad()
+    def restore(self, stored: Mapping[str, Tensor], tensors: Sequence[Tensor]) -> None:
+        """The inverse of :meth:`stored`, in place."""
+        for name, tensor in zip(self.names, tensors, strict=True):
+            tensor.copy_(stored[name])
+
+    @torch.no_grad()
+    def gradient_norm(self) -> Tensor:
+        """The norm of the whole gradient. Collective."""
+        grads = [p.grad for n, p in zip(self.names, self.parameters, strict=True) if self.counts_once(n)]
+        squares = [local(g).double().square().sum() for g in grads if g is not None]
+        total = torch.stack(squares).sum() if squares else torch.zeros((), dtype=torch.float64)
+        total = total.to(local(self.parameters[0]).device)
+        if dist.is_initialized():
+            dist.all_reduce(total)
+        return total.sqrt()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's part of a tensor."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+class Replicated(Parallel):
+    """A copy on every rank, whose gradients DDP sums while the backward pass goes on; or a single process."""
+
+    def __init__(self, potential: Potential, loss: LossConfig, *, bf16: bool) -> None:
+        objective = Objective(copy.deepcopy(potential), loss, bf16=bf16)
+        self.names, self.parameters = _trained(objective.potential)
+        self._module: nn.Module = _summing(objective, None) if dist.is_initialized() else objective
+
+    @override
+    def sums(self, graph: AtomGraph) -> LossSums:
+        return LossSums(*self._module(graph))
+
+    @override
+    def synchronise(self, last: bool) -> Any:
+        held = isinstance(self._module, DistributedDataParallel) and not last
+        return self._module.no_sync() if held else nullcontext()  # type: ignore[operator]
+
+    @override
+    def full(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        return dict(zip(self.names, tensors, strict=True))
+
+    @override
+    def counts_once(self, name: str) -> bool:
+        return not dist.is_initialized() or dist.get_rank() == 0
+
+
+class Sharded(Parallel):
+    """Every rank holds a part of each tensor, of its gradient and of the optimizer's state (FSDP2)."""
+
+    def __init__(self, potential: Potential, loss: LossConfig, *, bf16: bool) -> None:
+        self._module = Objective(copy.deepcopy(potential), loss, bf16=bf16)
+        for parameter in self._module.potential.weights.parameters():
+            parameter.requires_grad_(False)
+        blending = set(self._module.potential.weights.parameters())
+        fully_shard(self._module, reshard_after_forward=False, ignored_params=blending)
+        assert isinstance(self._module, FSDPModule)
+        self._module.set_gradient_divide_factor(1.0)
+        self.names, self.parameters = _trained(self._module.potential)
+
+    @override
+    def sums(self, graph: AtomGraph) -> LossSums:
+        return LossSums(*self._module(graph))
+
+    @override
+    @contextmanager
+    def synchronise(self, last: bool) -> Iterator[None]:
+        assert isinstance(self._module, FSDPModule)
+        self._module.set_requires_gradient_sync(last)
+        self._module.set_reshard_after_backward(last)
+        yield
+
+    @override
+    def full(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        pairs = zip(self.names, tensors, strict=True)
+        return {name: t.full_tensor() if isinstance(t, DTensor) else t for name, t in pairs}
+
+    @override
+    def stored(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        return dict(zip(self.names, tensors, strict=True))
+
+    @override
+    def counts_once(self, name: str) -> bool:
+        return True
+
+
+class TaskParallel(Parallel):
+    """The backbone on every rank; each branch on the ranks of its own group only.
+
+    Gradients of the backbone are summed over all ranks, those of a branch within its group.
+    """
+
+    def __init__(self, potential: Potential, loss: LossConfig, groups: Sequence[BranchGroup], *, bf16: bool) -> None:
+        rank = dist.get_rank()
+        self._groups, self._branches = groups, len(potential.branches)
+        self._own = next(group for group in groups if rank in group.ranks)
+        # Every rank makes every group: new_group is collective.
+        process_groups = [dist.new_group(list(group.ranks)) for group in groups]
+        self._group = process_groups[groups.index(self._own)]
+        replica = copy.deepcopy(potential)
+        trunk = _Trunk(replica)
+        heads = _OwnHeads(replica.heads, self._own.branches)
+        self.names = [*(n for n, _ in trunk.named_parameters()), *(n for n, _ in heads.named_parameters())]
+        self.parameters = [*trunk.parameters(), *heads.parameters()]
+        self._trunk, self._heads = _summing(trunk, None), _summing(heads, self._group)
+        self._objective = Objective(replica, loss, bf16=bf16, network=self._network)
+
+    @override
+    def sums(self, graph: AtomGraph) -> LossSums:
+        return LossSums(*self._objective(graph))
+
+    def _network(self, vectors: Tensor, graph: AtomGraph) -> Tensor:
+        assert graph.branch is not None
+        features = self._trunk(vectors, graph)
+        if self._objective.potential.atomwise:
+            return self._heads(features, graph.branch[graph.structure_of_atom])  # type: ignore[no-any-return]
+        return self._heads(sum_per_structure(features, graph), graph.branch)  # type: ignore[no-any-return]
+
+    @override
+    @contextmanager
+    def synchronise(self, last: bool) -> Iterator[None]:
+        with ExitStack() as stack:
+            if not last:
+                stack.enter_context(self._trunk.no_sync())
+                stack.enter_context(self._heads.no_sync())
+            yield
+
+    @override
+    def full(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        whole = {}
+        for name, tensor in zip(self.names, tensors, strict=True):
+            whole[name] = self._joined(name, tensor) if _is_head(name) else tensor
+        return whole
+
+    @torch.no_grad()
+    def _joined(self, name: str, part: Tensor) -> Tensor:
+        whole = part.new_zeros(self._branches, *part.shape[1:])
+        if self.counts_once(name):
+            whole[list(self._own.branches)] = part
+        dist.all_reduce(whole)
+        return whole
+
+    @override
+    @torch.no_grad()
+    def restore(self, stored: Mapping[str, Tensor], tensors: Sequence[Tensor]) -> None:
+        for name, tensor in zip(self.names, tensors, strict=True):
+            tensor.copy_(stored[name][list(self._own.branches)] if _is_head(name) else stored[name])
+
+    @override
+    def counts_once(self, name: str) -> bool:
+        return dist.get_rank() == (self._own.ranks.start if _is_head(name) else 0)
+
+
+class _Trunk(nn.Module):
+    """What all branches share, under the names that it has in a potential."""
+
+    def __init__(self, potential: Potential) -> None:
+        super().__init__()
+        self.backbone, self.embedding = potential.backbone, potential.embedding
+
+    def forward(self, vectors: Tensor, graph: AtomGraph) -> Tensor:
+        features: Tensor = self.backbone(self.embedding(graph), vectors, graph)
+        return features
+
+
+class _OwnHeads(nn.Module):
+    """Some of the branches; rows come with the numbers that they have among all."""
+
+    place: Tensor
+
+    def __init__(self, heads: BranchHeads, branches: Sequence[int]) -> None:
+        super().__init__()
+        self.heads = heads.restricted(branches)
+        place = torch.full((heads.n_branches,), -1)
+        place[list(branches)] = torch.arange(len(branches))
+        self.register_buffer("place", place.to(heads.layers[0].weight.device), persistent=False)  # type: ignore[arg-type]
+
+    def forward(self, features: Tensor, branch: Tensor) -> Tensor:
+        return self.heads.select(features, self.place[branch])
+
+
+def _is_head(name: str) -> bool:
+    return name.startswith("heads.")
+
+
+def _trained(potential: Potential) -> tuple[list[str], list[nn.Parameter]]:
+    """All but the weights of the blend, which are trained on the finished branches."""
+    for parameter in potential.weights.parameters():
+        parameter.requires_grad_(False)
+    named = [(n, p) for n, p in potential.named_parameters() if not n.startswith("weights.")]
+    return [n for n, _ in named], [p for _, p in named]
+
+
+def _summing(module: nn.Module, group: dist.ProcessGroup | None) -> DistributedDataParallel:
+    """DDP that sums gradients; by itself it would average them over its group, and groups differ in size."""
+    wrapped = DistributedDataParallel(module, process_group=group, broadcast_buffers=False)
+    wrapped.register_comm_hook(group, _sum)
+    return wrapped
+
+
+def _sum(group: dist.ProcessGroup | None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+    work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
+    future: torch.futures.Future[Any] = work.get_future()
+    return future.then(lambda done: done.value()[0])  # type: ignore[no-any-return]
+
+
+def parallelize(
+    potential: Potential, loss: LossConfig, mode: Mode, groups: Sequence[BranchGroup], *, bf16: bool = False
+) -> Parallel:
+    """A copy of ``potential`` for training, spread as ``mode`` says; on a single process, all modes are the same."""
+    if not dist.is_initialized() or mode == "ddp":
+        return Replicated(potential, loss, bf16=bf16)
+    if mode == "fsdp":
+        return Sharded(potential, loss, bf16=bf16)
+    return TaskParallel(potential, loss, groups, bf16=bf16)

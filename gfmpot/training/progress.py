@@ -1,0 +1,119 @@
+"""What a run shows and records while it trains."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from gfmpot.telemetry import Sampler
+from gfmpot.training.launch import Launch
+from gfmpot.training.loss import LossConfig, LossSums
+
+if TYPE_CHECKING:
+    from gfmpot.training.config import TelemetryConfig
+
+
+class Window:
+    """Errors and throughput since the last record."""
+
+    def __init__(self, branches: Sequence[str], device: torch.device) -> None:
+        self._branches, self._device = list(branches), device
+        self._clear()
+
+    def add(self, sums: LossSums) -> None:
+        """Take note of a part of a batch of this rank."""
+        self._values += sums.values.detach().double()
+        self._counts += sums.counts
+        self._errors += sums.errors
+        self._labelled += sums.labelled
+        self.latest = sums
+
+    def step(self, norm: float, structures: int, atoms: int) -> None:
+        """Take note of a step of all ranks."""
+        self._steps, self._norm = self._steps + 1, self._norm + norm
+        self._structures, self._atoms = self._structures + structures, self._atoms + atoms
+
+    @property
+    def rate(self) -> float:
+        """Structures per second of all ranks."""
+        return self._structures / max(1e-9, time.perf_counter() - self._begun)
+
+    def means(self) -> tuple[float, float]:
+        """Mean errors of this rank: eV/atom and eV/Å."""
+        means = (self._errors.sum(dim=0) / self._labelled.sum(dim=0).clamp(min=1)).tolist()
+        return means[0], means[1]
+
+    def record(self, config: LossConfig) -> dict[str, Any]:
+        """Means over all ranks, and a new window; collective."""
+        seconds = max(1e-9, time.perf_counter() - self._begun)
+        parts = (self._values, self._counts, self._errors.flatten(), self._labelled.flatten())
+        joined = torch.cat(parts)
+        if dist.is_initialized():
+            dist.all_reduce(joined)
+        values, counts, errors, labelled = joined.split([len(part) for part in parts])
+        weights = torch.tensor(config.weights, dtype=torch.float64, device=self._device)
+        record = {
+            "loss": float((weights * values / counts.clamp(min=1)).sum()),
+            **self._by_branch(errors.view(-1, 3), labelled.view(-1, 3)),
+            "gradient_norm": self._norm / max(1, self._steps),
+            "structures_per_second": self._structures / seconds,
+            "atoms_per_second": self._atoms / seconds,
+        }
+        self._clear()
+        return record
+
+    def _by_branch(self, errors: Tensor, labelled: Tensor) -> dict[str, dict[str, float]]:
+        means = (errors / labelled).tolist()
+        seen = (labelled > 0).tolist()
+        return {
+            term: {name: means[b][t] for b, name in enumerate(self._branches) if seen[b][t]}
+            for t, term in enumerate(("energy", "forces", "stress"))
+        }
+
+    def _clear(self) -> None:
+        zeros = {"dtype": torch.float64, "device": self._device}
+        self._values, self._counts = torch.zeros(3, **zeros), torch.zeros(3, **zeros)  # type: ignore[call-overload]
+        shape = (len(self._branches), 3)
+        self._errors, self._labelled = torch.zeros(shape, **zeros), torch.zeros(shape, **zeros)  # type: ignore[call-overload]
+        self._steps = self._structures = self._atoms = 0
+        self._norm, self._begun = 0.0, time.perf_counter()
+
+
+@contextmanager
+def progress_bar(shown: bool) -> Iterator[Callable[[float, float, Window], None]]:
+    """A bar with errors, rate and time left; call it with the share done, the epoch and the window."""
+    if not shown:
+        yield lambda done, epoch, window: None
+        return
+    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+
+    text = TextColumn("{task.description} {task.fields[note]}")
+    with Progress(BarColumn(), TaskProgressColumn(), text, TimeRemainingColumn()) as progress:
+        task = progress.add_task("training", total=1.0, note="")
+        started: list[float] = []
+
+        def show(done: float, epoch: float, window: Window) -> None:
+            if not started:  # what an earlier run did must not count for the rate of this one
+                started.append(done)
+                progress.reset(task, total=1.0, completed=done)
+            energy, forces = window.means()
+            note = f"epoch {epoch:.2f}: {1e3 * energy:.0f} meV/atom, {1e3 * forces:.0f} meV/Å, {window.rate:.3g}/s"
+            progress.update(task, completed=done, note=note)
+
+        yield show
+
+
+@contextmanager
+def telemetry(config: TelemetryConfig, launch: Launch) -> Iterator[Sampler | None]:
+    """A sampler of devices on the first rank, whose node stands for the others in the log."""
+    if launch.rank != 0:
+        yield None
+        return
+    with Sampler(config.sample_seconds) as sampler:
+        yield sampler

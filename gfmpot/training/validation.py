@@ -1,0 +1,66 @@
+"""Errors on held-out structures, computed by all ranks together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch.distributed as dist
+
+from gfmpot.graph import AtomGraph, BatchBudget
+from gfmpot.models import Potential
+from gfmpot.training.corpus import BranchCorpus, graphs_of
+from gfmpot.training.launch import Launch
+from gfmpot.training.metrics import Errors, Metrics, error_rows, summary
+
+
+def validation_errors(
+    potential: Potential, corpora: Sequence[BranchCorpus], structures: int, launch: Launch
+) -> dict[str, Metrics]:
+    """Errors of each branch on up to ``structures`` of its validation split; collective, the same on all ranks."""
+    rows = error_rows(potential, _shares(potential, corpora, structures, launch))
+    gathered: list[dict[int, list[Errors]]] = [rows]
+    if dist.is_initialized():
+        gathered = [{} for _ in range(launch.world)]
+        dist.all_gather_object(gathered, rows)
+    joined = {b: [row for rank in gathered for row in rank.get(b, [])] for b in range(len(corpora))}
+    return {potential.branch_names[b]: summary(own) for b, own in joined.items() if own}
+
+
+def _shares(
+    potential: Potential, corpora: Sequence[BranchCorpus], structures: int, launch: Launch
+) -> Iterator[AtomGraph]:
+    for b, corpus in enumerate(corpora):
+        data = corpus.splits["valid"]
+        chosen = np.linspace(0, len(data) - 1, min(structures, len(data))).astype(np.int64)
+        yield from graphs_of(data, chosen[launch.rank :: launch.world], potential.config, b)
+
+
+def write_parity(
+    potential: Potential, corpora: Sequence[BranchCorpus], structures: int, folder: Path
+) -> Iterator[dict[str, Any]]:
+    """Predictions beside labels for parity plots, one file per branch; yields their records for the log."""
+    for b, corpus in enumerate(corpora):
+        arrays = _parity(potential, list(corpus.graphs("valid", potential.config, b, structures)))
+        path = folder / "parity" / f"{corpus.info.name}.npz"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **arrays)  # type: ignore[arg-type]
+        yield {"kind": "parity", "branch": corpus.info.name, "file": str(path.relative_to(folder))}
+
+
+def _parity(potential: Potential, graphs: Sequence[AtomGraph]) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
+    columns: dict[str, list[np.ndarray[Any, np.dtype[np.float64]]]] = {}
+    for batch in BatchBudget(max_edges=50_000).pack(graphs):
+        graph = AtomGraph.batch(batch)
+        assert graph.energy is not None
+        assert graph.forces is not None
+        predicted = potential.labelled(graph.to(potential.device), create_graph=False)
+        assert predicted.forces is not None
+        atoms = graph.atoms_per_structure
+        columns.setdefault("energy_reference", []).append((graph.energy / atoms).numpy())
+        columns.setdefault("energy_predicted", []).append((predicted.energy.detach().cpu() / atoms).numpy())
+        columns.setdefault("forces_reference", []).append(graph.forces.flatten().numpy())
+        columns.setdefault("forces_predicted", []).append(predicted.forces.detach().cpu().flatten().numpy())
+    return {name: np.concatenate(parts) for name, parts in columns.items()}

@@ -1,0 +1,15 @@
+#!/bin/bash
+#SBATCH --job-name=gfmpot-screen
+#SBATCH --output=%x-%j.out
+#SBATCH --constraint=gpu
+#SBATCH --gpus-per-node=4
+# A checkpoint before the end, should --max-hours not have come first:
+#SBATCH --signal=USR1@300
+# Evaluate any number of structures on all accelerators of NODES nodes.
+# `gfmpot screen` comes with a later release of gfmpot.
+# ACCOUNT=... ENVIRONMENT=... OUT=results.parquet MODEL=... NODES=64 ./screen.sh INPUTS... [options]
+set -euo pipefail
+GFMPOT_HPC="${GFMPOT_HPC:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}" # a job runs a copy of this file
+# shellcheck source=SCRIPTDIR/env.sh
+source "$GFMPOT_HPC/perlmutter/env.sh"
+screen "$0" "$@"
