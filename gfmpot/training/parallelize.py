@@ -7,6 +7,7 @@ loop divides by counts over all ranks: the step is the one that a single process
 from __future__ import annotations
 
 import copy
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
@@ -273,15 +274,16 @@ def _trained(potential: Potential) -> tuple[list[str], list[nn.Parameter]]:
 
 def _summing(module: nn.Module, group: dist.ProcessGroup | None) -> DistributedDataParallel:
     """DDP that sums gradients; by itself it would average them over its group, and groups differ in size."""
-    wrapped = DistributedDataParallel(module, process_group=group, broadcast_buffers=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # PyTorch 2.13 has another name for it, which 2.8 does not know
+        wrapped = DistributedDataParallel(module, process_group=group, broadcast_buffers=False)
     wrapped.register_comm_hook(group, _sum)
     return wrapped
 
 
-def _sum(group: dist.ProcessGroup | None, bucket: dist.GradBucket) -> torch.futures.Future[Tensor]:
+def _sum(group, bucket):  # type: ignore[no-untyped-def]  # DDP refuses annotations that are strings
     work = dist.all_reduce(bucket.buffer(), group=group, async_op=True)
-    future: torch.futures.Future[Any] = work.get_future()
-    return future.then(lambda done: done.value()[0])  # type: ignore[no-any-return]
+    return work.get_future().then(lambda done: done.value()[0])
 
 
 def parallelize(
