@@ -10,18 +10,19 @@ from typing import Annotated
 import typer
 
 from gfmpot import __version__
-from gfmpot.cli import info, md, predict, relax
+from gfmpot.cli import data, info, md, predict, pretrain, relax, report
 
 app = typer.Typer(
     name="gfmpot",
-    help="Energies, forces and stress of multi-branch graph foundation models: predict, relax, simulate.",
+    help="Energies, forces and stress of multi-branch graph foundation models: predict, relax, simulate, train.",
     no_args_is_help=True,
     rich_markup_mode="markdown",  # which folds paragraphs
     pretty_exceptions_enable=False,  # they print every array on the way
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (info.info, predict.predict, relax.relax, md.md):
+for verb in (info.info, predict.predict, relax.relax, md.md, pretrain.pretrain, report.report):
     app.command()(verb)
+app.add_typer(data.app)
 
 
 def _version(wanted: bool) -> None:

@@ -10,6 +10,7 @@ from gfmpot.config import to_mapping
 from gfmpot.data.sampler import BatchConfig, SamplingConfig
 from gfmpot.data.staging import StageConfig
 from gfmpot.telemetry import SinkConfig
+from gfmpot.training.branch_weights import WeightConfig
 from gfmpot.training.corpus import BranchData, SplitConfig
 from gfmpot.training.loss import LossConfig
 from gfmpot.training.optim import OptimConfig
@@ -66,6 +67,9 @@ class TrainConfig:
     split: SplitConfig = field(default_factory=SplitConfig)
     """Of packed files; stores are split already."""
 
+    branch_weights: WeightConfig = field(default_factory=WeightConfig)
+    """How the branches are blended, once they are trained."""
+
     precision: Literal["fp32", "fp64", "bf16"] = "fp32"
     """Of the network; with ``bf16`` weights stay float32 and dense layers compute in bfloat16."""
 
@@ -94,6 +98,7 @@ class TrainConfig:
             raise ValueError(f"branches must have different names, got {', '.join(names)}")
 
     def identity(self) -> dict[str, Any]:
-        """What must be the same for a run to be resumed; how it is spread and watched may change."""
-        free = ("parallel", "reading", "telemetry", "checkpoint_minutes", "validate_every", "validation_structures")
+        """What must be the same for a run to be resumed; how it is spread over ranks and watched may change."""
+        watching = ("telemetry", "checkpoint_minutes", "validate_every", "validation_structures")
+        free = ("batch", "parallel", "reading", "branch_weights", *watching)
         return {key: value for key, value in to_mapping(self).items() if key not in free}

@@ -239,3 +239,10 @@ def any_rank(flag: bool, device: torch.device) -> bool:
     agreed = torch.tensor(int(flag), device=device)
     dist.all_reduce(agreed, op=dist.ReduceOp.MAX)
     return bool(agreed.item())
+
+
+def sum_over_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """``tensor``, with the sum over all ranks in its place. Collective."""
+    if dist.is_initialized():
+        dist.all_reduce(tensor)
+    return tensor

@@ -68,20 +68,37 @@ def blend_errors(
 ) -> dict[str, Metrics]:
     """Errors of the blend against the labels, by the branch that labelled the structure.
 
-    Energies are compared on the common scale; ``own_weight`` is the mean weight of the labelling branch.
+    Energies are compared on the common scale; ``own_weight`` is the mean weight of the labelling branch. Without
+    labels, an entry is left out.
     """
-    rows: dict[int, list[tuple[float, float, float]]] = {}
+    rows = blend_rows(potential, graphs, budget)
+    return {potential.branch_names[branch]: blend_summary(rows[branch]) for branch in sorted(rows)}
+
+
+def blend_rows(
+    potential: Potential, graphs: Iterable[AtomGraph], budget: BatchBudget | None = None
+) -> dict[int, list[BlendErrors]]:
+    """Errors of the blend on single structures by branch, which may be joined with those of other ranks."""
+    rows: dict[int, list[BlendErrors]] = {}
     for batch in (budget or BatchBudget(max_edges=50_000)).pack(graphs):
-        graph = AtomGraph.batch(batch)
+        graph = AtomGraph.batch(batch).to(potential.device)
         assert graph.branch is not None
         for branch, row in zip(graph.branch.tolist(), _blend_rows(potential, graph), strict=True):
             rows.setdefault(branch, []).append(row)
-    names = ("energy_mae", "forces_mae", "own_weight")
-    means = {branch: np.nanmean(np.array(rows[branch]), axis=0) for branch in sorted(rows)}
-    return {potential.branch_names[b]: dict(zip(names, map(float, mean), strict=True)) for b, mean in means.items()}
+    return rows
 
 
-def _blend_rows(potential: Potential, graph: AtomGraph) -> list[tuple[float, float, float]]:
+def blend_summary(rows: list[BlendErrors]) -> Metrics:
+    """What :func:`blend_errors` returns for one branch."""
+    means = [_mean(np.array(column)) for column in zip(*rows, strict=True)]
+    named = zip(("energy_mae", "forces_mae", "own_weight"), means, strict=True)
+    return {name: value for name, value in named if np.isfinite(value)}
+
+
+BlendErrors = tuple[float, float, float]
+
+
+def _blend_rows(potential: Potential, graph: AtomGraph) -> list[BlendErrors]:
     """Per structure: energy error (eV/atom), mean force error (eV/Å), weight of the labelling branch."""
     assert graph.branch is not None
     assert graph.energy is not None

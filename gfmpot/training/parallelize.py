@@ -7,6 +7,7 @@ loop divides by counts over all ranks: the step is the one that a single process
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -135,13 +136,14 @@ class Sharded(Parallel):
             parameter.requires_grad_(False)
         blending = set(self._module.potential.weights.parameters())
         fully_shard(self._module, reshard_after_forward=False, ignored_params=blending)
-        assert isinstance(self._module, FSDPModule)
-        self._module.set_gradient_divide_factor(1.0)
         self.names, self.parameters = _trained(self._module.potential)
 
     @override
     def sums(self, graph: AtomGraph) -> LossSums:
-        return LossSums(*self._module(graph))
+        sums = LossSums(*self._module(graph))
+        # FSDP2 averages gradients, and gloo knows no other factor: the gradient is made larger, the value is not.
+        values = sums.values + (dist.get_world_size() - 1) * (sums.values - sums.values.detach())
+        return dataclasses.replace(sums, values=values)
 
     @override
     @contextmanager

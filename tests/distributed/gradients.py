@@ -41,14 +41,16 @@ def structure(i: int) -> AtomGraph:
     )
 
 
-def potential(readout: str) -> Potential:
+def potential(readout: str, dtype: torch.dtype) -> Potential:
     """The same on every rank."""
     torch.manual_seed(0)
     config = PotentialConfig(
         backbone=PaiNNConfig(cutoff=4.0, hidden=12, layers=2, radial_basis=4),
         head=HeadConfig(shared_layers=1, shared_width=7, branch_layers=1, branch_width=9, readout=readout),  # type: ignore[arg-type]
     )
-    return Potential(config, [BranchInfo(f"branch-{b}", e0={"H": -1.0, "C": -2.0, "O": 0.5}) for b in range(BRANCHES)]).double()
+    return Potential(
+        config, [BranchInfo(f"branch-{b}", e0={"H": -1.0, "C": -2.0, "O": 0.5}) for b in range(BRANCHES)]
+    ).to(dtype=dtype)
 
 
 def gradients(parallel: Parallel, parts: list[AtomGraph], counts: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -69,11 +71,11 @@ def share(mode: Mode, group: BranchGroup, rank: int, world: int, structures: lis
     return own[rank - group.ranks.start :: len(group.ranks)]
 
 
-def compare(readout: str, rank: int, world: int) -> dict[str, float]:
+def compare(readout: str, dtype: torch.dtype, rank: int, world: int) -> dict[str, float]:
     """Errors by mode."""
     structures = [structure(i) for i in range(40)]
     union = AtomGraph.batch(structures)
-    model = potential(readout)
+    model = potential(readout, dtype)
     objective = Objective(model, LOSS, bf16=False)
     values, counts, *_ = objective(union)
     (values * torch.tensor(LOSS.weights, dtype=torch.float64) / counts).sum().backward()
@@ -84,7 +86,7 @@ def compare(readout: str, rank: int, world: int) -> dict[str, float]:
     own = next(group for group in groups if rank in group.ranks)
     errors = {}
     for mode in ("ddp", "fsdp", "task"):
-        fresh = potential(readout)
+        fresh = potential(readout, dtype)
         kinds = {"ddp": lambda m: Replicated(m, LOSS, bf16=False), "fsdp": lambda m: Sharded(m, LOSS, bf16=False)}
         parallel = kinds.get(mode, lambda m: TaskParallel(m, LOSS, groups, bf16=False))(fresh)
         mine = share(mode, own, rank, world, structures)  # type: ignore[arg-type]
@@ -104,7 +106,9 @@ def main() -> None:
     with session("cpu") as (launch, _):
         errors = {}
         for readout in ("atomwise", "graph"):
-            errors |= compare(readout, launch.rank, launch.world)
+            errors |= compare(readout, torch.float64, launch.rank, launch.world)
+        single = compare("atomwise", torch.float32, launch.rank, launch.world)
+        errors |= {f"{key} fp32": value for key, value in single.items()}
         gathered: list[dict[str, float]] = [{} for _ in range(launch.world)]
         dist.all_gather_object(gathered, errors)
         if launch.rank == 0:

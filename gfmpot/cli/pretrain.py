@@ -1,0 +1,102 @@
+"""``gfmpot pretrain``, also ``gfmpot-pretrain``: train all branches together, on one core or on many nodes."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from gfmpot.cli.console import clean_errors, facts, note
+
+if TYPE_CHECKING:
+    from gfmpot.training.config import TrainConfig
+    from gfmpot.training.launch import Launch
+    from gfmpot.training.trainer import Trainer
+
+
+def pretrain(
+    config: Annotated[Path, typer.Option("--config", "-c", help="The run, in YAML; docs/pretraining.md explains it.")],
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            "--data", help="Folder that the files in the config are relative to.", show_default="the config's"
+        ),
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--folder", help="State, log and model; a run in it goes on.", show_default="runs/<config>"),
+    ] = None,
+    parallel: Annotated[
+        str | None,
+        typer.Option("--parallel", metavar="ddp|fsdp|task", help="What ranks do.", show_default="the config's"),
+    ] = None,
+    precision: Annotated[
+        str | None,
+        typer.Option("--precision", metavar="fp32|fp64|bf16", help="Of the network.", show_default="the config's"),
+    ] = None,
+    max_hours: Annotated[
+        float | None, typer.Option("--max-hours", help="Stop after so long, with a state to go on from.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option("--device", help="cpu, cuda or xpu.", show_default="the best there is")
+    ] = None,
+    name: Annotated[str, typer.Option("--name", help="Under which the model presents itself.")] = "pretrained",
+) -> None:
+    """Train a model with a branch for each dataset.
+
+    Under torchrun, srun or mpiexec, every rank runs this same command. A run that was stopped, by a signal of the
+    scheduler, by --max-hours or by a kill, goes on when the command is given again, on any number of ranks.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    for chatty in ("torch.distributed.checkpoint", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    with clean_errors():
+        from gfmpot.training.launch import session
+
+        run = _config(config, parallel, precision)
+        with session(device) as (launch, chosen):
+            if not launch.is_main:
+                logging.getLogger().setLevel(logging.WARNING)
+            from gfmpot.training.signals import Deadline, EndOfJob
+            from gfmpot.training.trainer import Trainer
+
+            target = folder or Path("runs") / config.stem
+            trainer = Trainer(run, data or config.parent, target, launch, chosen)
+            with EndOfJob() as end:
+                complete = trainer.fit(deadline=Deadline(max_hours), end=end)
+            if complete:
+                _finish(trainer, name, target, launch)
+            elif launch.is_main:
+                note(f"stopped at {trainer.done:.1%}; the same command goes on")
+
+
+def _config(path: Path, parallel: str | None, precision: str | None) -> TrainConfig:
+    from gfmpot.config import from_mapping, from_yaml, to_mapping
+    from gfmpot.training.config import TrainConfig
+
+    given = {"parallel": parallel, "precision": precision}
+    changes = {key: value for key, value in given.items() if value is not None}
+    config = from_yaml(TrainConfig, path)
+    return from_mapping(TrainConfig, {**to_mapping(config), **changes}, where=str(path)) if changes else config
+
+
+def _finish(trainer: Trainer, name: str, folder: Path, launch: Launch) -> None:
+    """Alignment, weights of the blend, errors on the test split, card."""
+    from gfmpot.models import save
+    from gfmpot.training.finish import finish, write_card
+
+    written = folder / f"{name}.safetensors"
+    if not written.exists():
+        model = finish(trainer, name, f"Trained by `gfmpot pretrain` on {len(trainer.corpora)} branches.")
+        if launch.is_main:
+            save(model, written)
+            write_card(model, folder / f"{name}.md")
+    if launch.is_main:
+        facts({"model": written, "card": written.with_suffix(".md"), "report": f"gfmpot report {folder}"})
+
+
+def main() -> None:
+    """What the ``gfmpot-pretrain`` script runs."""
+    typer.run(pretrain)
