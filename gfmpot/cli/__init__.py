@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from gfmpot import __version__
-from gfmpot.cli import data, info, md, predict, pretrain, relax, report
+from gfmpot.cli import data, info, md, predict, pretrain, relax, report, train_branch_weights
 
 app = typer.Typer(
     name="gfmpot",
@@ -20,7 +20,16 @@ app = typer.Typer(
     pretty_exceptions_enable=False,  # they print every array on the way
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for verb in (info.info, predict.predict, relax.relax, md.md, pretrain.pretrain, report.report):
+VERBS = (
+    info.info,
+    predict.predict,
+    relax.relax,
+    md.md,
+    pretrain.pretrain,
+    train_branch_weights.train_branch_weights,
+    report.report,
+)
+for verb in VERBS:
     app.command()(verb)
 app.add_typer(data.app)
 

@@ -81,6 +81,21 @@ class AtomGraph:
         return self.structure_of_atom[self.receivers]
 
     @cached_property
+    def kinds(self) -> tuple[Tensor, Tensor]:
+        """(U,) one atom of each kind, and (N,) the kind of each atom.
+
+        Atoms of one kind enter a network alike: the same element, in structures of the same charge and multiplicity,
+        and of the same size unless they are neutral and state no multiplicity.
+        """
+        plain = (self.charge == 0) & (self.spin == UNSPECIFIED_SPIN)
+        size = self.atoms_per_structure.masked_fill(plain, 0)
+        of_structure = torch.stack([self.charge, self.spin, size], dim=1)[self.structure_of_atom]
+        rows = torch.cat([self.atomic_numbers.unsqueeze(1), of_structure], dim=1)
+        unique, kind = torch.unique(rows, dim=0, return_inverse=True)
+        first = kind.new_full((len(unique),), self.n_atoms)
+        return first.scatter_reduce(0, kind, torch.arange(self.n_atoms, device=kind.device), "amin"), kind
+
+    @cached_property
     def volume(self) -> Tensor:
         """(G,) Å³, positive for either handedness; NaN without periodicity or with a zero cell vector."""
         volume = torch.linalg.det(self.cell).abs()

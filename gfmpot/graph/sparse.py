@@ -16,14 +16,16 @@ from __future__ import annotations
 import functools
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from gfmpot.graph.atom_graph import AtomGraph
+from gfmpot.graph.ops import gather_senders, sum_over_neighbours
 
 CHUNK_BYTES = 2**20
 """Size of the (n, K, F) sums of a chunk, per thread: half the second-level cache of a current core."""
@@ -38,8 +40,10 @@ def filtered_neighbour_sums(functions: Tensor, filters: Tensor, features: Tensor
         features: (N, F) per atom, taken from each edge's sender.
         graph: topology; edges sorted by receiver.
     """
+    if torch.compiler.is_compiling():  # it fuses the plain form, and cannot look into sparse products
+        return sum_over_neighbours((functions @ filters) * gather_senders(features, graph), graph)
     dtype = functions.dtype  # sums stay in it where autocast has made features bfloat16
-    sums: Tensor = _Receivers.apply(functions, filters.to(dtype), features.to(dtype), graph)
+    sums: Tensor = _Receivers.apply(functions, filters.to(dtype), features.to(dtype), graph)  # type: ignore[no-untyped-call]
     return sums
 
 
@@ -116,9 +120,12 @@ def _use_up_beta_warning() -> None:
 def _sums(b: Tensor, x: Tensor, matrix: _Matrix) -> Iterator[tuple[_Chunk, Tensor]]:
     """By chunk of n atoms: (n, K, F) sums over neighbours of each function times features."""
     values = b.flatten()[matrix.order]
+    rows = max(len(chunk.rows) for chunk in matrix.chunks) - 1
+    buffer = x.new_empty(rows, x.shape[1])  # one for all chunks: fresh memory would cost more than the arithmetic
     for chunk in matrix.chunks:
-        product = _csr(chunk, values[chunk.entries], len(x)) @ x
-        yield chunk, product.view(-1, matrix.shape[1], x.shape[1])
+        sums = buffer[: len(chunk.rows) - 1]
+        torch.mm(_csr(chunk, values[chunk.entries], len(x)), x, out=sums)
+        yield chunk, sums.view(-1, matrix.shape[1], x.shape[1])
 
 
 def _gather(b: Tensor, w: Tensor, x: Tensor, matrix: _Matrix) -> Tensor:
@@ -129,6 +136,15 @@ def _gather(b: Tensor, w: Tensor, x: Tensor, matrix: _Matrix) -> Tensor:
     return out
 
 
+def _both(b: Tensor, w: Tensor, x: Tensor, y: Tensor, matrix: _Matrix) -> tuple[Tensor, Tensor]:
+    """:func:`_gather` and :func:`_filters` from the same sums."""
+    gathered, filters = torch.empty_like(x), x.new_zeros(matrix.shape[1], x.shape[1])
+    for chunk, sums in _sums(b, x, matrix):
+        torch.sum(sums * w, dim=1, out=gathered[chunk.atoms])
+        filters += sums.mul_(y[chunk.atoms].unsqueeze(1)).sum(dim=0)
+    return gathered, filters
+
+
 def _edges(w: Tensor, x: Tensor, y: Tensor, graph: AtomGraph) -> Tensor:
     """(E, K): ∂Φ/∂b, by a product of features per edge.
 
@@ -137,11 +153,13 @@ def _edges(w: Tensor, x: Tensor, y: Tensor, graph: AtomGraph) -> Tensor:
     out = x.new_empty(graph.n_edges, len(w))
     transposed = w.T.contiguous()
     size = max(1, CHUNK_BYTES * torch.get_num_threads() // (x.shape[1] * x.element_size()))
+    sent, received = (x.new_empty(min(size, graph.n_edges), x.shape[1]) for _ in range(2))
     for start in range(0, graph.n_edges, size):
-        edges = slice(start, start + size)
-        products = x.index_select(0, graph.senders[edges])
-        products *= y.index_select(0, graph.receivers[edges])
-        torch.mm(products, transposed, out=out[edges])
+        edges = slice(start, min(start + size, graph.n_edges))
+        n = edges.stop - start
+        torch.index_select(x, 0, graph.senders[edges], out=sent[:n])
+        torch.index_select(y, 0, graph.receivers[edges], out=received[:n])
+        torch.mm(sent[:n].mul_(received[:n]), transposed, out=out[edges])
     return out
 
 
@@ -156,14 +174,59 @@ def _filters(b: Tensor, x: Tensor, y: Tensor, matrix: _Matrix) -> Tensor:
 # The four partial gradients as functions that autograd knows. Each saves its three arguments (and the topology), and
 # gets a fourth one as the gradient of its result: its own gradients are the partial gradients at these four.
 
+Gradients = Literal["all", "geometry", "weights"]
 
-def _partial(ctx: Any, wanted: bool, function: type[torch.autograd.Function], *arguments: Tensor) -> Tensor | None:
-    return function.apply(*arguments, ctx.graph) if wanted else None
+
+@contextmanager
+def gradients_of(graph: AtomGraph, what: Gradients) -> Iterator[None]:
+    """What backward passes over ``graph`` are for: the rest is not computed.
+
+    Autograd asks for every gradient that anything could want: those of filters even where only forces are, and those
+    of edges even where a loss is on its way to the weights. ``"geometry"`` leaves out filters, ``"weights"`` leaves
+    out functions of edges, which must not depend on weights then.
+    """
+    before = graph.__dict__.get("_gradients", "all")
+    graph.__dict__["_gradients"] = what
+    try:
+        yield
+    finally:
+        graph.__dict__["_gradients"] = before
+
+
+def want_weights_only(graph: AtomGraph) -> None:
+    """From now on, backward passes over ``graph`` are for weights; see :func:`gradients_of`."""
+    graph.__dict__["_gradients"] = "weights"
+
+
+def _wanted(ctx: Any, functions: int, filters: int) -> list[bool]:
+    """Which of the inputs need gradients; ``functions`` and ``filters`` are the places of b and W, or -1."""
+    wanted = list(ctx.needs_input_grad[:3])
+    what: Gradients = ctx.graph.__dict__.get("_gradients", "all")
+    if what == "geometry" and filters >= 0:
+        wanted[filters] = False
+    if what == "weights" and functions >= 0:
+        wanted[functions] = False
+    return wanted
 
 
 def _save(ctx: Any, graph: AtomGraph, *arguments: Tensor) -> None:
     ctx.graph = graph
     ctx.save_for_backward(*arguments)
+
+
+def _apply(function: type[torch.autograd.Function], wanted: bool, *arguments: Any) -> Tensor | None:
+    return function.apply(*arguments) if wanted else None  # type: ignore[no-untyped-call]
+
+
+def _features_and_filters(
+    ctx: Any, wanted: tuple[bool, bool], b: Tensor, w: Tensor, given: Tensor, other: Tensor, *, to_senders: bool
+) -> tuple[Tensor | None, Tensor | None]:
+    """∂Φ/∂(other side) and ∂Φ/∂W, from one set of sums of ``given`` features where nobody will differentiate them."""
+    if all(wanted) and not torch.is_grad_enabled():
+        return _both(b, w, given.contiguous(), other, _matrix(ctx.graph, len(w), given, transposed=to_senders))
+    x, y = (other, given) if to_senders else (given, other)
+    features = _apply(_Senders if to_senders else _Receivers, wanted[0], b, w, given, ctx.graph)
+    return features, _apply(_Filters, wanted[1], b, x, y, ctx.graph)
 
 
 class _Receivers(torch.autograd.Function):
@@ -175,15 +238,11 @@ class _Receivers(torch.autograd.Function):
         return _gather(b, w, x, _matrix(graph, len(w), x, transposed=False))
 
     @staticmethod
-    def backward(ctx: Any, y: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, y: Tensor) -> tuple[Tensor | None, ...]:
         b, w, x = ctx.saved_tensors
-        to_b, to_w, to_x, _ = ctx.needs_input_grad
-        return (
-            _partial(ctx, to_b, _Functions, w, x, y),
-            _partial(ctx, to_w, _Filters, b, x, y),
-            _partial(ctx, to_x, _Senders, b, w, y),
-            None,
-        )
+        to_b, to_w, to_x = _wanted(ctx, 0, 1)
+        grad_x, grad_w = _features_and_filters(ctx, (to_x, to_w), b, w, y, x, to_senders=True)
+        return _apply(_Functions, to_b, w, x, y, ctx.graph), grad_w, grad_x, None
 
 
 class _Senders(torch.autograd.Function):
@@ -192,19 +251,14 @@ class _Senders(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, b: Tensor, w: Tensor, y: Tensor, graph: AtomGraph) -> Tensor:
         _save(ctx, graph, b, w, y)
-        y = y.contiguous()
-        return _gather(b, w, y, _matrix(graph, len(w), y, transposed=True))
+        return _gather(b, w, y.contiguous(), _matrix(graph, len(w), y, transposed=True))
 
     @staticmethod
-    def backward(ctx: Any, x: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, x: Tensor) -> tuple[Tensor | None, ...]:
         b, w, y = ctx.saved_tensors
-        to_b, to_w, to_y, _ = ctx.needs_input_grad
-        return (
-            _partial(ctx, to_b, _Functions, w, x, y),
-            _partial(ctx, to_w, _Filters, b, x, y),
-            _partial(ctx, to_y, _Receivers, b, w, x),
-            None,
-        )
+        to_b, to_w, to_y = _wanted(ctx, 0, 1)
+        grad_y, grad_w = _features_and_filters(ctx, (to_y, to_w), b, w, x, y, to_senders=False)
+        return _apply(_Functions, to_b, w, x, y, ctx.graph), grad_w, grad_y, None
 
 
 class _Functions(torch.autograd.Function):
@@ -216,15 +270,11 @@ class _Functions(torch.autograd.Function):
         return _edges(w, x, y, graph)
 
     @staticmethod
-    def backward(ctx: Any, b: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, b: Tensor) -> tuple[Tensor | None, ...]:
         w, x, y = ctx.saved_tensors
-        to_w, to_x, to_y, _ = ctx.needs_input_grad
-        return (
-            _partial(ctx, to_w, _Filters, b, x, y),
-            _partial(ctx, to_x, _Senders, b, w, y),
-            _partial(ctx, to_y, _Receivers, b, w, x),
-            None,
-        )
+        to_w, to_x, to_y = _wanted(ctx, -1, 0)
+        grad_y, grad_w = _features_and_filters(ctx, (to_y, to_w), b, w, x, y, to_senders=False)
+        return grad_w, _apply(_Senders, to_x, b, w, y, ctx.graph), grad_y, None
 
 
 class _Filters(torch.autograd.Function):
@@ -236,12 +286,12 @@ class _Filters(torch.autograd.Function):
         return _filters(b, x, y, _matrix(graph, b.shape[1], x, transposed=False))
 
     @staticmethod
-    def backward(ctx: Any, w: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, w: Tensor) -> tuple[Tensor | None, ...]:
         b, x, y = ctx.saved_tensors
-        to_b, to_x, to_y, _ = ctx.needs_input_grad
+        to_b, to_x, to_y = _wanted(ctx, 0, -1)
         return (
-            _partial(ctx, to_b, _Functions, w, x, y),
-            _partial(ctx, to_x, _Senders, b, w, y),
-            _partial(ctx, to_y, _Receivers, b, w, x),
+            _apply(_Functions, to_b, w, x, y, ctx.graph),
+            _apply(_Senders, to_x, b, w, y, ctx.graph),
+            _apply(_Receivers, to_y, b, w, x, ctx.graph),
             None,
         )

@@ -71,9 +71,12 @@ class StackedLinear(nn.Module):
         x = x.expand(len(self.weight), -1, -1)
         return torch.baddbmm(self.bias.unsqueeze(1), x, self.weight.transpose(1, 2))
 
-    def one(self, x: Tensor, index: int) -> Tensor:
-        """(M, inner) to (M, outer) by the map ``index``."""
-        return F.linear(x, self.weight[index], self.bias[index])
+    def unbound(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight (outer, inner) and bias (outer,) of each map.
+
+        Their gradients come back as one stack; indexing would make a whole one, mostly zeros, for each index.
+        """
+        return list(zip(self.weight.unbind(), self.bias.unbind(), strict=True))
 
 
 class BranchHeads(nn.Module):
@@ -92,8 +95,8 @@ class BranchHeads(nn.Module):
         """A copy with some of the branches only."""
         heads = copy.deepcopy(self)
         for layer in heads.layers:
-            layer.weight = nn.Parameter(layer.weight.detach()[list(branches)].clone())  # type: ignore[operator, index]
-            layer.bias = nn.Parameter(layer.bias.detach()[list(branches)].clone())  # type: ignore[operator, index]
+            layer.weight = nn.Parameter(layer.weight.detach()[list(branches)].clone())  # type: ignore[operator]
+            layer.bias = nn.Parameter(layer.bias.detach()[list(branches)].clone())  # type: ignore[operator]
         return heads
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,13 +108,12 @@ class BranchHeads(nn.Module):
 
     def select(self, x: Tensor, branch: Tensor) -> Tensor:
         """(M, F) and the branch (M,) of each row to (M,): each row by its own branch only."""
+        maps = [layer.unbound() for layer in self.layers]  # type: ignore[operator]
         out = x.new_zeros(len(x))
         for index in torch.unique(branch).tolist():
             rows = torch.nonzero(branch == index).squeeze(1)
-            out = out.index_add(0, rows, self._one(x.index_select(0, rows), index))
+            y = x.index_select(0, rows)
+            for weight, bias in (layer[index] for layer in maps[:-1]):
+                y = F.silu(F.linear(y, weight, bias))
+            out = out.index_add(0, rows, F.linear(y, *maps[-1][index]).squeeze(1))
         return out
-
-    def _one(self, x: Tensor, index: int) -> Tensor:
-        for layer in self.layers[:-1]:
-            x = F.silu(layer.one(x, index))  # type: ignore[operator]
-        return self.layers[-1].one(x, index).squeeze(1)  # type: ignore[operator, no-any-return]

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from gfmpot.config import did_you_mean, from_mapping, to_mapping
 from gfmpot.graph import AtomGraph, edge_vectors, sum_per_structure
 from gfmpot.graph.ops import forces_from_edge_gradients, stress_from_edge_gradients
+from gfmpot.graph.sparse import gradients_of, want_weights_only
 from gfmpot.models.backbone import BackboneConfig, backbone_config, backbone_mapping, build_backbone
 from gfmpot.models.branch_weights import BranchWeightMLP, composition, masked_softmax
 from gfmpot.models.branches import BranchHeads, BranchInfo, HeadConfig
@@ -150,7 +151,7 @@ class Potential(nn.Module):
             blended = (choice.weights * aligned).sum(dim=1)
         forces = stress = forces_std = None
         if derivatives:
-            gradient = _gradient(blended, vectors, retain=spread == "forces")
+            gradient = _gradient(blended, vectors, graph, retain=spread == "forces")
             forces = forces_from_edge_gradients(gradient, graph)
             stress = stress_from_edge_gradients(gradient, vectors.detach().double(), graph)
             if spread == "forces":
@@ -193,7 +194,9 @@ class Potential(nn.Module):
         energy = learnt + sum_per_structure(reference, graph)
         if not derivatives:
             return Prediction(energy=energy)
-        gradient = _gradient(learnt, vectors, retain=create_graph, create_graph=create_graph)
+        gradient = _gradient(learnt, vectors, graph, retain=create_graph, create_graph=create_graph)
+        if create_graph:
+            want_weights_only(graph)  # what is to come is a loss: edges need no gradient any more
         return Prediction(
             energy=energy,
             forces=forces_from_edge_gradients(gradient, graph),
@@ -317,15 +320,16 @@ def rebuilt(potential: Potential, **changes: Any) -> Potential:
     return copy
 
 
-def _gradient(energy: Tensor, vectors: Tensor, *, retain: bool, create_graph: bool = False) -> Tensor:
+def _gradient(energy: Tensor, vectors: Tensor, graph: AtomGraph, *, retain: bool, create_graph: bool = False) -> Tensor:
     """(E, 3) ∂E/∂(edge vector) in float64; structures do not interact, so one call serves all."""
-    (gradient,) = torch.autograd.grad(energy.sum(), vectors, retain_graph=retain, create_graph=create_graph)
+    with gradients_of(graph, "geometry"):
+        (gradient,) = torch.autograd.grad(energy.sum(), vectors, retain_graph=retain, create_graph=create_graph)
     return gradient.double()
 
 
 def _branch_forces(aligned: Tensor, vectors: Tensor, graph: AtomGraph, branch: int) -> Tensor:
     """(N, 3) eV/Å forces of one branch alone."""
-    return forces_from_edge_gradients(_gradient(aligned[:, branch], vectors, retain=True), graph)
+    return forces_from_edge_gradients(_gradient(aligned[:, branch], vectors, graph, retain=True), graph)
 
 
 def _spread(aligned: Tensor, answer: Tensor, choice: _Choice) -> Tensor:

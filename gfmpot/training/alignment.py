@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
@@ -13,44 +13,44 @@ from gfmpot.graph import AtomGraph, BatchBudget
 from gfmpot.models import Potential
 from gfmpot.models.branch_weights import composition
 from gfmpot.training.corpus import primary_branch
+from gfmpot.training.launch import sum_over_ranks
 
 Floats = NDArray[np.float64]
 
 
-def fit_alignment(potential: Potential, graphs: Sequence[AtomGraph], ridge: float = 1e-2) -> list[dict[str, float]]:
-    """Shift (eV) per element of each branch that makes the branches agree best.
+def fit_alignment(potential: Potential, graphs: Iterable[AtomGraph], ridge: float = 1e-2) -> list[dict[str, float]]:
+    """Shift (eV) per element of each branch that makes the branches agree best; collective.
 
     Reference energies fitted per dataset have an arbitrary gauge, so learnt parts ε_b of different branches differ by a
     sum over elements. With fractions x, minimises over the structures that several branches support
     ``Σ_s Σ_b (ε_b(s)/n_s + x_s · a_b − mean_b(...))² + ridge Σ_b |a_b|²``; the primary branch (of most elements) is the
-    common scale and stays put.
+    common scale and stays put. Every rank gives structures of its own; all get the shifts that fit those of all ranks.
 
     Returns:
         By branch, eV by symbol, for the elements that it supports.
     """
-    eps, fractions, supporting = _learnt_per_atom(potential, graphs)
     columns = _columns(potential)
-    rows, targets = _equations(eps, fractions, supporting, columns)
-    normal = rows.T @ rows + ridge * np.eye(rows.shape[1])
-    shifts = -np.linalg.solve(normal, rows.T @ targets)
+    equations = np.zeros((len(columns), len(columns) + 1))
+    for batch in BatchBudget(max_edges=50_000).pack(graphs):
+        rows, targets = _equations(*_learnt_per_atom(potential, AtomGraph.batch(batch)), columns)
+        equations += rows.T @ np.column_stack([rows, targets])
+    summed = sum_over_ranks(torch.from_numpy(equations).to(potential.device)).cpu().numpy()
+    shifts = -np.linalg.solve(summed[:, :-1] + ridge * np.eye(len(columns)), summed[:, -1])
     fitted = [dict.fromkeys(branch.e0, 0.0) for branch in potential.branches]
     for (b, z), column in columns.items():
         fitted[b][chemical_symbols[z]] = float(shifts[column])
     return fitted
 
 
-def _learnt_per_atom(potential: Potential, graphs: Sequence[AtomGraph]) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """(S, B) ε per atom in eV, (S, 118) fractions, (S, B) support."""
-    eps, fractions, supporting = [], [], []
-    for batch in BatchBudget(max_edges=50_000).pack(graphs):
-        graph = AtomGraph.batch(batch)
-        aligned, _ = potential.every_branch(graph, derivatives=False)
-        counts = composition(graph)
-        atoms = counts.sum(dim=1, keepdim=True)
-        eps.append(((aligned - potential.references.shifts(graph)) / atoms).numpy())
-        fractions.append((counts / atoms).numpy())
-        supporting.append(potential.references.supporting(graph).numpy())
-    return np.concatenate(eps), np.concatenate(fractions), np.concatenate(supporting)
+def _learnt_per_atom(potential: Potential, graph: AtomGraph) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """(S, B) ε per atom in eV, 0 where unsupported, (S, 118) fractions, (S, B) support."""
+    graph = graph.to(potential.device)
+    aligned, _ = potential.every_branch(graph, derivatives=False)
+    counts = composition(graph)
+    atoms = counts.sum(dim=1, keepdim=True)
+    supporting = potential.references.supporting(graph)
+    eps = ((aligned - potential.references.shifts(graph)) / atoms).masked_fill(~supporting, 0.0)
+    return eps.cpu().numpy(), (counts / atoms).cpu().numpy(), supporting.cpu().numpy()
 
 
 def _columns(potential: Potential) -> dict[tuple[int, int], int]:

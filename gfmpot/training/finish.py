@@ -4,56 +4,142 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import numpy as np
 import torch
+import torch.distributed as dist
+from numpy.typing import NDArray
 
 from gfmpot import __version__
 from gfmpot.config import to_mapping
 from gfmpot.data.split import SplitName
 from gfmpot.graph import AtomGraph
-from gfmpot.models import BranchInfo, Potential, PotentialConfig
+from gfmpot.models import BranchInfo, Potential
 from gfmpot.models.potential import rebuilt
 from gfmpot.training.alignment import fit_alignment
-from gfmpot.training.branch_weights import train_branch_weights
-from gfmpot.training.corpus import BranchCorpus
-from gfmpot.training.metrics import Metrics, blend_errors, evaluate
+from gfmpot.training.branch_weights import Watch, WeightConfig, WeightFit, train_branch_weights
+from gfmpot.training.corpus import BranchCorpus, graphs_of
+from gfmpot.training.launch import Launch
+from gfmpot.training.metrics import Metrics, blend_rows, blend_summary, error_rows, summary
 from gfmpot.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
 
-def finish(trainer: Trainer, name: str, description: str, structures: int = 1500) -> Potential:
-    """Align the branches, train their weights and measure everything on the test split.
+MISSING = "–"
+
+
+def finish(trainer: Trainer, name: str, description: str, structures: int | None = None) -> Potential:
+    """Align the branches, train their weights and measure everything on the test split; collective.
+
+    Ranks share the structures between them and return the same model.
 
     Args:
         trainer: after :meth:`Trainer.fit`.
         name: under which the model is loaded.
         description: of the model card: what it is for and where it ends.
-        structures: per branch, for alignment and weights (training and validation split) and for the test.
+        structures: in place of ``branch_weights.structures`` of the run's settings.
     """
-    trained, corpora = trainer.potential, trainer.corpora
-    known = _graphs(corpora, "train", trained.config, structures)
-    potential = with_alignment(trained, fit_alignment(trained, known))
-    held_out = _graphs(corpora, "valid", trained.config, structures)
-    loss = train_branch_weights(potential, known, held_out)
-    log.info("branch weights: held-out loss %.4g", loss)
-    unseen = _graphs(corpora, "test", trained.config, structures)
-    metrics = evaluate(potential, unseen)
+    config, corpora, launch = trainer.config.branch_weights, trainer.corpora, trainer.launch
+    if structures is not None:
+        config = dataclasses.replace(config, structures=structures)
+    potential, _ = blended(trainer.potential, corpora, config, launch)
+    unseen = own_share(potential, corpora, "test", config.structures, launch)
+    rows = _joined(error_rows(potential, unseen), launch)
+    metrics = potential.metadata["metrics"]
     metadata = {
         "name": name,
         "description": description,
         "gfmpot": __version__,
         "training": _training_summary(trainer),
         "data": {corpus.info.name: _data_summary(corpus) for corpus in corpora},
-        "metrics": {"split": "test", "branches": metrics, "blend": blend_errors(potential, unseen)},
+        "branch_weights": potential.metadata["branch_weights"],
+        "metrics": {**metrics, "branches": {potential.branch_names[b]: summary(rows[b]) for b in sorted(rows)}},
     }
     return rebuilt(potential, metadata=metadata)
 
 
-def with_alignment(potential: Potential, alignment: Sequence[dict[str, float]]) -> Potential:
+def blended(
+    potential: Potential,
+    corpora: Sequence[BranchCorpus],
+    config: WeightConfig,
+    launch: Launch,
+    *,
+    align: bool = True,
+    watch: Watch = lambda what, share, note: None,
+) -> tuple[Potential, WeightFit]:
+    """A copy of a potential with new weights of its branches and, with ``align``, a new alignment; collective.
+
+    Its metadata say how (``branch_weights``) and how large the errors of the blend are on the test split
+    (``metrics``); the rest of them is kept.
+
+    Args:
+        potential: whose branches are trained.
+        corpora: their data, in the order of the branches.
+        config: how to train, on how many structures.
+        launch: this rank's place.
+        align: fit the alignment to the training split.
+        watch: is told what is being done.
+    """
+
+    def share(split: SplitName, what: str) -> Iterator[AtomGraph]:
+        return own_share(potential, corpora, split, config.structures, launch, lambda done: watch(what, done, ""))
+
+    alignment = (
+        fit_alignment(potential, share("train", "alignment")) if align else [b.alignment for b in potential.branches]
+    )
+    changed = with_alignment(potential, alignment)
+    fit = train_branch_weights(
+        changed, share("train", "training structures"), share("valid", "held-out structures"), config, watch
+    )
+    log.info("branch weights: held-out loss %.4g, before %.4g", fit.after, fit.before)
+    rows = _joined(blend_rows(changed, share("test", "test structures")), launch)
+    blend = {changed.branch_names[b]: blend_summary(rows[b]) for b in sorted(rows)}
+    facts = {
+        "settings": to_mapping(config),
+        "held_out_loss": fit.after,
+        "data": {corpus.info.name: corpus.manifest for corpus in corpora},
+        "gfmpot": __version__,
+    }
+    metrics = {**changed.metadata.get("metrics", {}), "split": "test", "blend": blend}
+    return rebuilt(changed, metadata={**changed.metadata, "branch_weights": facts, "metrics": metrics}), fit
+
+
+def own_share(
+    potential: Potential,
+    corpora: Sequence[BranchCorpus],
+    split: SplitName,
+    structures: int,
+    launch: Launch,
+    watch: Callable[[float], None] = lambda share: None,
+) -> Iterator[AtomGraph]:
+    """This rank's graphs of a split: of each branch up to ``structures``, evenly spread, in turns with other ranks.
+
+    Those with elements that their branch lacks have no energy on a common scale; they are left out, and counted in the
+    log.
+    """
+    supported = potential.references.supported.cpu()
+    chosen = [_spread(len(corpus.splits[split]), structures)[launch.rank :: launch.world] for corpus in corpora]
+    total, done = sum(map(len, chosen)), 0
+    for b, (corpus, own) in enumerate(zip(corpora, chosen, strict=True)):
+        left_out = 0
+        for graph in graphs_of(corpus.splits[split], own, potential.config, b):
+            done += 1
+            watch(done / total)
+            if supported[b, graph.atomic_numbers].all():
+                yield graph
+            else:
+                left_out += 1
+        if left_out:
+            text = "%s: left out %d of %d %s structures with elements that the branch lacks"
+            log.warning(text, corpus.info.name, left_out, len(own), split)
+
+
+def with_alignment(potential: Potential, alignment: Sequence[Mapping[str, float]]) -> Potential:
     """The same network with shifts (eV) per branch and element."""
     branches = [dataclasses.replace(b, alignment=a) for b, a in zip(potential.branches, alignment, strict=True)]
     return rebuilt(potential, branches=branches)
@@ -63,7 +149,7 @@ def write_card(potential: Potential, path: Path) -> None:
     """The model card in Markdown."""
     meta = potential.metadata
     metrics = meta["metrics"]
-    branches = [_card_row(branch, metrics["branches"][branch.name]) for branch in potential.branches]
+    branches = [_card_row(branch, metrics["branches"].get(branch.name, {})) for branch in potential.branches]
     blend = [_blend_line(name, m) for name, m in metrics["blend"].items()]
     data = [f"- `{b.name}`: {b.licence}. {b.citation}. Elements: {', '.join(b.e0)}" for b in potential.branches]
     training = [f"- {key}: {value}" for key, value in meta["training"].items()]
@@ -89,7 +175,7 @@ CARD = """# {name}
 {branches}
 
 Errors on held-out groups (test split). Force errors are norms of the error vector: mean, median, and mean relative to
-the mean force.
+the mean force; "–" where there are no labels.
 
 ## The blend
 
@@ -108,20 +194,34 @@ Default output against the labels of each branch's test split, on the common sca
 
 
 def _card_row(branch: BranchInfo, m: Metrics) -> str:
-    errors = " | ".join(f"{1e3 * m[key]:.0f}" for key in ("energy_mae", "forces_mae", "forces_median"))
-    facts = f"{branch.name} | {branch.theory} | {len(branch.e0)} | {branch.n_structures}"
-    return f"| {facts} | {errors} | {m['forces_relative']:.0%} |"
+    errors = " | ".join(_milli(m, key) for key in ("energy_mae", "forces_mae", "forces_median"))
+    relative = f"{m['forces_relative']:.0%}" if "forces_relative" in m else MISSING
+    return f"| {branch.name} | {branch.theory} | {len(branch.e0)} | {branch.n_structures} | {errors} | {relative} |"
 
 
 def _blend_line(name: str, m: Metrics) -> str:
-    return (
-        f"- `{name}` structures: energy {1e3 * m['energy_mae']:.0f} meV/atom, "
-        f"forces {1e3 * m['forces_mae']:.0f} meV/Å; mean weight of its own branch {m['own_weight']:.2f}"
-    )
+    errors = [("energy", "energy_mae", "meV/atom"), ("forces", "forces_mae", "meV/Å")]
+    parts = [f"{what} {_milli(m, key)} {unit}" for what, key, unit in errors if key in m]
+    return f"- `{name}` structures: {', '.join(parts)}; mean weight of its own branch {m['own_weight']:.2f}"
 
 
-def _graphs(corpora: Sequence[BranchCorpus], split: SplitName, model: PotentialConfig, limit: int) -> list[AtomGraph]:
-    return [graph for b, corpus in enumerate(corpora) for graph in corpus.graphs(split, model, b, limit)]
+def _milli(m: Metrics, key: str) -> str:
+    """Thousandths of an error, or that there were no labels to know it by."""
+    return f"{1e3 * m[key]:.0f}" if key in m else MISSING
+
+
+def _spread(size: int, limit: int) -> NDArray[np.int64]:
+    """At most ``limit`` of ``size`` indices, evenly spread."""
+    return np.linspace(0, size - 1, min(limit, size)).astype(np.int64)
+
+
+def _joined(rows: dict[int, list[T]], launch: Launch) -> dict[int, list[T]]:
+    """By branch, the rows of all ranks."""
+    if not dist.is_initialized():
+        return rows
+    gathered: list[dict[int, list[T]]] = [{} for _ in range(launch.world)]
+    dist.all_gather_object(gathered, rows)
+    return {b: [row for part in gathered for row in part.get(b, [])] for b in {b for part in gathered for b in part}}
 
 
 def _training_summary(trainer: Trainer) -> dict[str, Any]:

@@ -24,6 +24,8 @@ class Window:
 
     def __init__(self, branches: Sequence[str], device: torch.device) -> None:
         self._branches, self._device = list(branches), device
+        self._steps = self._structures = self._atoms = 0
+        self._norm = self._begun = 0.0
         self._clear()
 
     def add(self, sums: LossSums) -> None:
@@ -42,7 +44,7 @@ class Window:
     @property
     def rate(self) -> float:
         """Structures per second of all ranks."""
-        return self._structures / max(1e-9, time.perf_counter() - self._begun)
+        return float(self._structures) / max(1e-9, time.perf_counter() - self._begun)
 
     def means(self) -> tuple[float, float]:
         """Mean errors of this rank: eV/atom and eV/Å."""
@@ -56,7 +58,7 @@ class Window:
         joined = torch.cat(parts)
         if dist.is_initialized():
             dist.all_reduce(joined)
-        values, counts, errors, labelled = joined.split([len(part) for part in parts])
+        values, counts, errors, labelled = torch.split(joined, [len(part) for part in parts])
         weights = torch.tensor(config.weights, dtype=torch.float64, device=self._device)
         record = {
             "loss": float((weights * values / counts.clamp(min=1)).sum()),
@@ -101,7 +103,7 @@ def progress_bar(shown: bool) -> Iterator[Callable[[float, float, Window], None]
         def show(done: float, epoch: float, window: Window) -> None:
             if not started:  # what an earlier run did must not count for the rate of this one
                 started.append(done)
-                progress.reset(task, total=1.0, completed=done)
+                progress.reset(task, total=1.0)
             energy, forces = window.means()
             note = f"epoch {epoch:.2f}: {1e3 * energy:.0f} meV/atom, {1e3 * forces:.0f} meV/Å, {window.rate:.3g}/s"
             progress.update(task, completed=done, note=note)

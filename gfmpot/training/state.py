@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
+from torch.distributed.checkpoint.state_dict_loader import load as load_tensors
+from torch.distributed.checkpoint.state_dict_saver import save as save_tensors
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class StateFolder:
             self.folder.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(partial, ignore_errors=True)
         _wait()
-        _quietly(dcp.save, dict(tensors), checkpoint_id=partial, no_dist=not dist.is_initialized())
+        _quietly(save_tensors, dict(tensors), checkpoint_id=partial, no_dist=not dist.is_initialized())
         if _first():
             (partial / "facts.json").write_text(json.dumps(facts))
             if final.exists():
@@ -66,7 +67,7 @@ class StateFolder:
             ValueError: a damaged state, or one of other tensors.
         """
         try:
-            _quietly(dcp.load, dict(tensors), checkpoint_id=state, no_dist=not dist.is_initialized())
+            _quietly(load_tensors, dict(tensors), checkpoint_id=state, no_dist=not dist.is_initialized())
         except Exception as error:  # DCP wraps whatever failed on whichever rank
             older = "remove it to go on from the one before it, or from the start"
             raise ValueError(f"{state} cannot be read ({type(error).__name__}: {error}); {older}") from error

@@ -254,7 +254,7 @@ class Trainer:
             self._states.save(self.step, self._stored(), self._facts())
 
     def _stored(self) -> dict[str, Tensor]:
-        stored = {}
+        stored: dict[str, Tensor] = {}
         for kind, tensors in self._optimizer.tensors().items():
             stored |= {f"{kind}/{name}": t for name, t in self._optimizer.parallel.stored(tensors).items()}
         return stored
@@ -366,7 +366,7 @@ def _stream_position(streams: Sequence[dict[str, Any]], own: Stream) -> int:
         if stream["branches"] == list(own.branches) and stream["length"] == own.sampler.epoch_length:
             return int(stream["position"])
     mine = [s for s in streams if set(s["branches"]) & set(own.branches)]
-    epochs = sum(s["position"] for s in mine) / sum(s["length"] for s in mine)
+    epochs = float(sum(s["position"] for s in mine) / sum(s["length"] for s in mine))
     log.warning("branches are grouped otherwise than before: epoch %.3f goes on in another order", epochs)
     return round(epochs * own.sampler.epoch_length)
 

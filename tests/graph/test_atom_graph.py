@@ -10,7 +10,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 
-from gfmpot.graph import AtomGraph, edge_vectors, graph_from_atoms, sum_over_neighbours, sum_per_structure
+from gfmpot.graph import AtomGraph, build_graph, edge_vectors, graph_from_atoms, sum_over_neighbours, sum_per_structure
 from gfmpot.graph.ops import forces_from_edge_gradients, stress_from_edge_gradients
 
 
@@ -181,3 +181,17 @@ def test_forces_and_stress_of_a_pair_energy() -> None:
     symmetric = (0.5 * (virial + virial.mT))[0] / batch.volume[0]
     torch.testing.assert_close(stress[0], symmetric[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]])
     assert stress[1].isnan().all()
+
+
+def test_kinds_tell_apart_what_enters_a_network_differently() -> None:
+    water = [[0, 0, 0], [0.96, 0, 0], [-0.24, 0.93, 0]]
+    neutral = build_graph([8, 1, 1], water, cutoff=3.0)
+    cation = build_graph([8, 1, 1], water, cutoff=3.0, charge=1, spin=2)
+    hydroxyl = build_graph([8, 1], water[:2], cutoff=3.0, charge=1, spin=1)
+    batch = AtomGraph.batch([neutral, neutral, cation, hydroxyl])
+    first, kind = batch.kinds
+    assert len(first) == 6
+    assert kind[:3].tolist() == kind[3:6].tolist()  # neutral, nothing stated: the size plays no part
+    assert kind[1] == kind[2]
+    assert len({*kind[:2].tolist(), *kind[6:8].tolist(), *kind[9:].tolist()}) == 6
+    assert all(kind[atom] == k for k, atom in enumerate(first.tolist()))

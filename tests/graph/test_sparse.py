@@ -50,3 +50,20 @@ def test_no_edges_still_differentiable() -> None:
     assert torch.equal(sums, torch.zeros_like(sums))
     gradients = torch.autograd.grad(sums.sum(), (functions, filters, features))
     assert [g.abs().sum().item() for g in gradients] == [0.0, 0.0, 0.0]
+
+
+def test_what_backward_passes_leave_out(graph: AtomGraph) -> None:
+    functions, filters, features = arguments(graph)
+    everything = torch.autograd.grad(
+        filtered_neighbour_sums(functions, filters, features, graph).square().sum(), (functions, filters, features)
+    )
+    for what, left_out in (("geometry", 1), ("weights", 0)):
+        sums = filtered_neighbour_sums(functions, filters, features, graph).square().sum()
+        with sparse.gradients_of(graph, what):  # type: ignore[arg-type]
+            found = torch.autograd.grad(sums, (functions, filters, features), allow_unused=True)
+        assert found[left_out] is None
+        for i in {0, 1, 2} - {left_out}:
+            torch.testing.assert_close(found[i], everything[i])
+    sums = filtered_neighbour_sums(functions, filters, features, graph).square().sum()
+    again = torch.autograd.grad(sums, (functions, filters, features))
+    assert all(torch.equal(a, b) for a, b in zip(again, everything, strict=True))

@@ -34,6 +34,10 @@ NORM_SOFTNESS = 0.1
 continuous, but force constants of symmetric sites (phonons, vibrations) come out wrong, even in sign."""
 
 
+MOST_KINDS = 128
+"""Of atoms, for which the first message is made from a table: its cost grows with their number."""
+
+
 @dataclass(frozen=True)
 class PaiNNConfig(BackboneConfig):
     """Settings of PaiNN; ranges from the paper's Tables III and IV."""
@@ -93,15 +97,36 @@ class Message(nn.Module):
 
         Filters are linear in the basis, so that no tensor has a row per edge and a column per feature.
         """
-        to_scalar, to_vector, *through = self.scalars(s).split(self.features, dim=1)
-        w_scalar, w_vector, *w_through = (self.filters.weight.T * self.scale).split(self.features, dim=1)  # (K, F)
-        directed = [filtered_neighbour_sums(basis * u, w_vector, to_vector, graph) for u in units.split(1, dim=1)]
+        filters = self.filters.weight.T * self.scale  # (K, gates F)
+        if v is None and not torch.compiler.is_compiling() and len(graph.kinds[0]) <= MOST_KINDS:
+            scalars, vectors = self._from_kinds(s[graph.kinds[0]], filters, basis, units, graph)
+            return s + scalars, vectors
+        to_scalar, to_vector, *through = torch.split(self.scalars(s), self.features, dim=1)
+        w_scalar, w_vector, *w_through = torch.split(filters, self.features, dim=1)
+        steps = torch.split(units, 1, dim=1)
+        directed = [filtered_neighbour_sums(basis * u, w_vector, to_vector, graph) for u in steps]
         received = torch.stack(directed, dim=1)  # (N, 3, F)
         if v is not None:
             passed = (through[0].unsqueeze(1) * v).flatten(1)  # (N, 3 F)
             sums = filtered_neighbour_sums(basis, w_through[0].repeat(1, 3), passed, graph)
-            received = v + received + sums.unflatten(1, (3, -1))
+            received = v + received + sums.view(v.shape)
         return s + filtered_neighbour_sums(basis, w_scalar, to_scalar, graph), received
+
+    def _from_kinds(
+        self, s: Tensor, filters: Tensor, basis: Tensor, units: Tensor, graph: AtomGraph
+    ) -> tuple[Tensor, Tensor]:
+        """The first message, in which senders of one kind say the same: a table (U K, F) instead of N networks.
+
+        What is summed over neighbours, by kind, is the basis alone.
+        """
+        directed = torch.cat([basis.unsqueeze(2), basis.unsqueeze(2) * units.unsqueeze(1)], dim=2)  # (E, K, 4)
+        kind = graph.kinds[1].index_select(0, graph.senders)
+        place = graph.receivers * len(s) + kind
+        sums = directed.new_zeros(graph.n_atoms * len(s), *directed.shape[1:]).index_add(0, place, directed)
+        sums = sums.view(graph.n_atoms, -1, 4).transpose(1, 2)  # (N, 4, U K)
+        tables = (self.scalars(s).unsqueeze(1) * filters).flatten(0, 1).to(sums.dtype)  # (U K, 2 F)
+        to_scalar, to_vector = torch.split(tables, self.features, dim=1)
+        return sums[:, 0] @ to_scalar, sums[:, 1:] @ to_vector
 
 
 class Update(nn.Module):
