@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 COINCIDENT = 0.1
 """Å: closer atoms are taken for a mistake in the input."""
 
+FARTHEST = 1e5
+"""Å: no structure is longer; what seems so is a mistake, which would end the search for neighbours with a crash."""
+
 MAX_ATOMIC_NUMBER = 118
 
 NeighbourSearch = Callable[[FloatArray, FloatArray, NDArray[np.bool_]], NeighbourList]
@@ -61,6 +64,7 @@ def build_graph(
     box = np.zeros((3, 3)) if cell is None else np.ascontiguousarray(cell, dtype=np.float64)
     periodic = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)).copy()
     _check_atoms(z, xyz, box)
+    _check_extent(xyz, box, periodic)
     _check_spin(z, charge, spin)
     edges = _find_neighbours(search, xyz, box, periodic, cutoff)
     _check_contacts(z, edges)
@@ -139,6 +143,14 @@ def _check_atoms(z: NDArray[np.int64], xyz: FloatArray, box: FloatArray) -> None
         raise InvalidStructureError(f"atom {bad[0]} has a position that is not finite: {xyz[bad[0]].tolist()}")
     if not np.isfinite(box).all():
         raise InvalidStructureError(f"the cell is not finite: {box.tolist()}")
+
+
+def _check_extent(xyz: FloatArray, box: FloatArray, periodic: NDArray[np.bool_]) -> None:
+    longest = float(np.abs(box).max())
+    spread = 0.0 if periodic.all() else float(np.ptp(xyz, axis=0).max())
+    if max(longest, spread) > FARTHEST:
+        what = f"a cell vector of {longest:.3g} Å" if longest > FARTHEST else f"atoms {spread:.3g} Å apart"
+        raise InvalidStructureError(f"{what}: expected at most {FARTHEST:g} Å; check units and stray atoms")
 
 
 def _check_spin(z: NDArray[np.int64], charge: int, spin: int | None) -> None:

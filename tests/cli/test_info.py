@@ -27,11 +27,13 @@ def test_help_is_there_without_the_heavy_imports() -> None:
     )
     assert done.returncode == 0, done.stderr
     assert "heavy: []" in done.stdout
-    for verb in ("info", "predict", "relax", "md"):
+    for verb in ("info", "predict", "relax", "md", "pretrain", "train-branch-weights", "report", "data"):
         assert f" {verb} " in done.stdout
 
 
-@pytest.mark.parametrize("verb", ["info", "predict", "relax", "md"])
+@pytest.mark.parametrize(
+    "verb", ["info", "predict", "relax", "md", "pretrain", "train-branch-weights", "report", "data"]
+)
 def test_every_verb_has_help(call, verb: str) -> None:
     assert "Usage" in call(verb, "--help").stdout
 

@@ -167,3 +167,22 @@ def test_search_is_used() -> None:
 def test_max_neighbours_keeps_shells() -> None:
     graph = graph_from_atoms(bulk("Cu", "fcc", a=3.6), cutoff=5.0, max_neighbours=3)
     assert graph.n_edges == 12
+
+
+@pytest.mark.parametrize(
+    ("positions", "cell", "pbc", "message"),
+    [
+        ([[0, 0, 0], [1e9, 0, 0]], None, False, "atoms 1e.09 Å apart"),
+        ([[0, 0, 0], [1, 0, 0]], [[1e9, 0, 0], [0, 5, 0], [0, 0, 5]], True, "cell vector of 1e.09 Å"),
+    ],
+)
+def test_absurd_extents_are_refused_before_they_crash_the_search(
+    positions: list[list[float]], cell: list[list[float]] | None, pbc: bool, message: str
+) -> None:
+    with pytest.raises(InvalidStructureError, match=message):
+        build_graph([1, 1], positions, cell, pbc, cutoff=3.0)
+
+
+def test_unwrapped_atoms_may_be_very_far() -> None:
+    graph = build_graph([1, 1], [[0, 0, 0], [1 + 5e7, 0, 0]], [[5, 0, 0], [0, 5, 0], [0, 0, 5]], True, cutoff=2.0)
+    assert graph.n_edges == 2
