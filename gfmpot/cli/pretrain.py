@@ -63,13 +63,13 @@ def pretrain(
             from gfmpot.training.trainer import Trainer
 
             target = folder or Path("runs") / config.stem
-            trainer = Trainer(run, data or config.parent, target, launch, chosen)
-            with EndOfJob() as end:
-                complete = trainer.fit(deadline=Deadline(max_hours), end=end)
-            if complete:
-                _finish(trainer, name, target, launch)
-            elif launch.is_main:
-                note(f"stopped at {trainer.done:.1%}; the same command goes on")
+            with Trainer(run, data or config.parent, target, launch, chosen) as trainer:
+                with EndOfJob() as end:
+                    complete = trainer.fit(deadline=Deadline(max_hours), end=end)
+                if complete:
+                    _finish(trainer, name, target, launch)
+                elif launch.is_main:
+                    note(f"stopped at {trainer.done:.1%}; the same command goes on")
 
 
 def _config(path: Path, parallel: str | None, precision: str | None) -> TrainConfig:

@@ -115,5 +115,5 @@ class BranchHeads(nn.Module):
             y = x.index_select(0, rows)
             for weight, bias in (layer[index] for layer in maps[:-1]):
                 y = F.silu(F.linear(y, weight, bias))
-            out = out.index_add(0, rows, F.linear(y, *maps[-1][index]).squeeze(1))
+            out = out.index_add(0, rows, F.linear(y, *maps[-1][index]).squeeze(1).to(out.dtype))
         return out

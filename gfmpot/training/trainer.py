@@ -7,7 +7,6 @@ import logging
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,26 +28,13 @@ from gfmpot.training.mesh import BranchGroup, allocate_ranks
 from gfmpot.training.metrics import Metrics
 from gfmpot.training.optim import Optimizer
 from gfmpot.training.parallelize import parallelize
+from gfmpot.training.position import Position, changed_settings, stream_position
 from gfmpot.training.progress import Window, progress_bar, telemetry
 from gfmpot.training.signals import Deadline, EndOfJob
 from gfmpot.training.state import StateFolder
-from gfmpot.training.validation import validation_errors, write_parity
+from gfmpot.training.validation import mean_loss, validation_errors, write_parity
 
 log = logging.getLogger(__name__)
-
-
-@dataclass
-class Position:
-    """How far a run has come."""
-
-    stream: int = 0
-    """Structures taken from this rank's stream."""
-
-    structures: int = 0
-    """Taken from all streams."""
-
-    seconds: float = 0.0
-    """Of training, restarts not counted."""
 
 
 class Trainer:
@@ -95,6 +81,16 @@ class Trainer:
         self._states = StateFolder(folder)
         self._resume()
 
+    def close(self) -> None:
+        """Give back memory shared with other ranks, and copies of data on this node; collective."""
+        self._resources.close()
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
     @property
     def step(self) -> int:
         """Steps made."""
@@ -126,9 +122,9 @@ class Trainer:
         """
         written = self.folder / "model.safetensors"
         trained = self.done < 1.0
-        with self._resources:
-            if trained:
-                self._loop(deadline or Deadline(None), end or EndOfJob())
+        if trained:
+            with ExitStack() as resources:
+                self._loop(deadline or Deadline(None), end or EndOfJob(), resources)
         self._answer_with_average()
         complete = self.done >= 1.0
         if complete and self.launch.is_main and (trained or not written.exists()):
@@ -142,15 +138,15 @@ class Trainer:
         self._answer_with_average()
         return validation_errors(self.potential, self.corpora, self.config.validation_structures, self.launch)
 
-    def _loop(self, deadline: Deadline, end: EndOfJob) -> None:
+    def _loop(self, deadline: Deadline, end: EndOfJob, resources: ExitStack) -> None:
         sinks = open_sinks(
             self.config.telemetry.sinks,
             self.folder,
             rank=self.launch.rank,
             local_rank=self.launch.local_rank,
         )
-        self._resources.callback(sinks.close)
-        sampler = self._resources.enter_context(telemetry(self.config.telemetry, self.launch))
+        resources.callback(sinks.close)
+        sampler = resources.enter_context(telemetry(self.config.telemetry, self.launch))
         sinks.write(self._start_record())
         window, saved = Window(self.potential.branch_names, self.device), time.monotonic()
         loader = Loader(
@@ -161,7 +157,7 @@ class Trainer:
             threads=self.config.reading.threads,
         )
         batches = loader.batches(self._position.stream)
-        self._resources.callback(batches.close)  # type: ignore[attr-defined]
+        resources.callback(batches.close)  # type: ignore[attr-defined]
         with progress_bar(self.launch.is_main) as bar, self.timer("epoch"):
             stop = False
             while not stop and self.done < 1.0:
@@ -184,8 +180,8 @@ class Trainer:
 
     def _train_on(self, batch: Batch, window: Window, *, stop: bool, due: bool) -> tuple[bool, bool]:
         """One step; returns whether any rank wants to stop, and whether the first wants to save."""
+        agreed, pending = self._agree(batch.parts, stop=stop, due=due)
         parts = [part.to(self.device) for part in batch.parts]
-        agreed, pending = self._agree(parts, stop=stop, due=due)
         self._optimizer.zero_grad()
         for i, part in enumerate(parts):
             with self._optimizer.parallel.synchronise(i == len(parts) - 1):
@@ -213,7 +209,7 @@ class Trainer:
         counts = torch.stack([label_counts(part) for part in parts]).sum(dim=0)
         sizes = [sum(part.n_structures for part in parts), sum(part.n_atoms for part in parts)]
         wishes = [float(stop), float(due and self.launch.is_main)]
-        agreed = torch.cat([counts.cpu(), torch.tensor([*sizes, *wishes], dtype=torch.float64)]).to(self.device)
+        agreed = torch.cat([counts, torch.tensor([*sizes, *wishes], dtype=torch.float64)]).to(self.device)
         pending = dist.all_reduce(agreed, async_op=True) if dist.is_initialized() else None
         return agreed, pending
 
@@ -238,7 +234,7 @@ class Trainer:
     def _validate(self, sinks: Any) -> None:
         with self.timer("validate"):
             metrics = self.validate()
-        self._optimizer.plateau.see(_validation_loss(metrics, self.config), self.config.optim)
+        self._optimizer.plateau.see(mean_loss(metrics, self.config.loss), self.config.optim)
         sinks.write({"kind": "valid", "step": self.step, "branches": metrics})
         if self.done >= 1.0 and self.launch.is_main:
             for record in write_parity(self.potential, self.corpora, self.config.validation_structures, self.folder):
@@ -283,7 +279,7 @@ class Trainer:
         if state is None:
             return
         facts = self._states.facts(state)
-        changed = _changed(facts["config"], json.loads(json.dumps(self.config.identity())))
+        changed = changed_settings(facts["config"], json.loads(json.dumps(self.config.identity())))
         if changed:
             raise ValueError(
                 f"{self.folder} is a run with other settings ({', '.join(changed)}); use another folder, or delete it"
@@ -295,7 +291,7 @@ class Trainer:
             self._optimizer.parallel.restore(own, tensors)
         self._optimizer.resume(facts["optimizer"])
         self._position = Position(
-            _stream_position(facts["streams"], self._stream), facts["structures"], facts["seconds"]
+            stream_position(facts["streams"], self._stream), facts["structures"], facts["seconds"]
         )
         log.info("resumed at step %d", self.step)
 
@@ -358,34 +354,3 @@ class Trainer:
         from gfmpot.data.formats.distributed import DistributedStore
 
         return self._resources.enter_context(DistributedStore(dataset, self.config.reading.width))
-
-
-def _stream_position(streams: Sequence[dict[str, Any]], own: Stream) -> int:
-    """Where this rank's stream goes on: exactly where it was, if branches are grouped as they were."""
-    for stream in streams:
-        if stream["branches"] == list(own.branches) and stream["length"] == own.sampler.epoch_length:
-            return int(stream["position"])
-    mine = [s for s in streams if set(s["branches"]) & set(own.branches)]
-    epochs = float(sum(s["position"] for s in mine) / sum(s["length"] for s in mine))
-    log.warning("branches are grouped otherwise than before: epoch %.3f goes on in another order", epochs)
-    return round(epochs * own.sampler.epoch_length)
-
-
-def _changed(before: dict[str, Any], now: dict[str, Any], where: str = "") -> list[str]:
-    names: list[str] = []
-    for key in sorted({*before, *now}):
-        old, new = before.get(key), now.get(key)
-        if isinstance(old, dict) and isinstance(new, dict):
-            names += _changed(old, new, f"{where}{key}.")
-        elif old != new:
-            names.append(f"{where}{key}")
-    return names
-
-
-def _validation_loss(metrics: dict[str, Metrics], config: TrainConfig) -> float:
-    names = ("energy_mae", "forces_mae", "stress_mae")
-    weighted = [
-        sum(weight * m.get(name, 0.0) for name, weight in zip(names, config.loss.weights, strict=True))
-        for m in metrics.values()
-    ]
-    return sum(weighted) / max(1, len(weighted))

@@ -13,6 +13,7 @@ from gfmpot.graph import AtomGraph, BatchBudget
 from gfmpot.models import Potential
 from gfmpot.training.corpus import BranchCorpus, graphs_of
 from gfmpot.training.launch import Launch
+from gfmpot.training.loss import LossConfig
 from gfmpot.training.metrics import Errors, Metrics, error_rows, summary
 
 
@@ -36,6 +37,16 @@ def _shares(
         data = corpus.splits["valid"]
         chosen = np.linspace(0, len(data) - 1, min(structures, len(data))).astype(np.int64)
         yield from graphs_of(data, chosen[launch.rank :: launch.world], potential.config, b)
+
+
+def mean_loss(metrics: dict[str, Metrics], config: LossConfig) -> float:
+    """The loss that such errors make, averaged over branches."""
+    names = ("energy_mae", "forces_mae", "stress_mae")
+    losses = [
+        sum(weight * m.get(name, 0.0) for name, weight in zip(names, config.weights, strict=True))
+        for m in metrics.values()
+    ]
+    return sum(losses) / max(1, len(losses))
 
 
 def write_parity(

@@ -129,6 +129,15 @@ def test_a_run_goes_on_in_another_mode_and_number_of_ranks(
     assert largest_difference(tmp_path, alone) < 1e-10
 
 
+def test_structures_in_the_memory_of_ranks_make_the_same_run(
+    mpiexec: Run, data: Path, alone: Path, tmp_path: Path
+) -> None:
+    """Started by mpiexec, whose ranks get structures from each other by MPI."""
+    reading = {"memory": "ranks", "width": 2}
+    assert train(mpiexec, 2, data, tmp_path, structures=4, reading=reading)["complete"]
+    assert largest_difference(tmp_path, alone) < 1e-10
+
+
 def test_task_parallel_stops_and_resumes(torchrun: Run, data: Path, tmp_path: Path) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(torchrun, 2, data, whole, structures=4, parallel="task")

@@ -170,6 +170,28 @@ def test_resuming_with_other_settings_is_refused(data: Path, tmp_path: Path) -> 
         )
 
 
+def test_bf16_trains_with_weights_in_float32(data: Path, tmp_path: Path) -> None:
+    trainer = Trainer(config(steps=60, precision="bf16"), data, tmp_path)
+    before = trainer.validate()[ORGANICS]["forces_mae"]
+    trainer.fit()
+    assert trainer.potential.dtype == torch.float32
+    assert trainer.validate()[ORGANICS]["forces_mae"] < 0.98 * before
+
+
+def test_staged_data_make_the_same_model_and_are_removed(data: Path, tmp_path: Path) -> None:
+    (tmp_path / "scratch").mkdir()
+    stage = {"stage": {"scratch": str(tmp_path / "scratch")}}
+    with Trainer(config(steps=4, reading=stage), data, tmp_path / "staged") as staged:
+        assert list((tmp_path / "scratch").rglob("metals.npz"))
+        staged.fit()
+        assert finish(staged, "emt", "A test.", structures=20)
+    assert not list((tmp_path / "scratch").rglob("metals.npz"))
+    plain = Trainer(config(steps=4), data, tmp_path / "plain")
+    plain.fit()
+    for name, tensor in plain.potential.state_dict().items():
+        assert torch.equal(staged.potential.state_dict()[name], tensor), name
+
+
 def test_finished_model_answers(trained: Trainer, tmp_path: Path) -> None:
     model = finish(trained, "emt", "A test.", structures=60)
     path = save(model, tmp_path / "emt.safetensors")
