@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gfmpot.cli.console import clean_errors, facts, note
+from gfmpot.cli.console import INCOMPLETE, clean_errors, facts, note
 
 if TYPE_CHECKING:
     from gfmpot.training.config import TrainConfig
@@ -59,17 +59,26 @@ def pretrain(
         with session(device) as (launch, chosen):
             if not launch.is_main:
                 logging.getLogger().setLevel(logging.WARNING)
-            from gfmpot.training.signals import Deadline, EndOfJob
             from gfmpot.training.trainer import Trainer
 
             target = folder or Path("runs") / config.stem
             with Trainer(run, data or config.parent, target, launch, chosen) as trainer:
-                with EndOfJob() as end:
-                    complete = trainer.fit(deadline=Deadline(max_hours), end=end)
+                complete = _fit(trainer, max_hours)
                 if complete:
                     _finish(trainer, name, target, launch)
                 elif launch.is_main:
                     note(f"stopped at {trainer.done:.1%}; the same command goes on")
+
+
+def _fit(trainer: Trainer, max_hours: float | None) -> bool:
+    from gfmpot.training.signals import Deadline, EndOfJob
+
+    try:
+        with EndOfJob() as end:
+            return trainer.fit(deadline=Deadline(max_hours), end=end)
+    except FloatingPointError as error:
+        note(f"error: {error}", "red")
+        raise typer.Exit(INCOMPLETE) from None
 
 
 def _config(path: Path, parallel: str | None, precision: str | None) -> TrainConfig:

@@ -119,7 +119,10 @@ def _corpora(run: TrainConfig, folder: Path, potential: Potential) -> list[Branc
     """
     from gfmpot.training.corpus import read_branch
 
-    found = {corpus.info.name: corpus for corpus in (read_branch(b, folder, run.split) for b in run.branches)}
+    found = {
+        corpus.info.name: corpus
+        for corpus in (read_branch(b, [folder / file for file in b.files], run.split) for b in run.branches)
+    }
     known = potential.branch_names
     if set(found) != set(known):
         missing, foreign = sorted(set(known) - set(found)), sorted(set(found) - set(known))

@@ -40,6 +40,9 @@ class TelemetryConfig:
     log_every: int = 20
     """Steps between records of the training loss and of times."""
 
+    synchronise: bool = False
+    """Wait for the GPU at the ends of timed regions: times are then those of the work itself, and steps are slower."""
+
     sample_seconds: float = 5.0
     """Between readings of processor, memory and GPUs."""
 

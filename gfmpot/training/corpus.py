@@ -87,14 +87,13 @@ def graphs_of(data: Dataset, chosen: Ints, model: PotentialConfig, branch: int) 
             yield frames.graph(i, model.backbone.cutoff, branch, model.max_neighbours)
 
 
-def read_branch(config: BranchData, folder: Path, split: SplitConfig) -> BranchCorpus:
-    """Open a branch's stores, or read, check, split and reference its packed files.
+def read_branch(config: BranchData, paths: Sequence[Path], split: SplitConfig) -> BranchCorpus:
+    """Open a branch's stores, or read, check, split and reference its packed files, which are at ``paths``.
 
     Raises:
         FileNotFoundError: a missing file, and where it was looked for.
         ValueError: a split that is empty, or files of both kinds, or of different theories.
     """
-    paths = [folder / file for file in config.files]
     stores = [path.suffix == ".bp" for path in paths]
     if not paths or any(stores) != all(stores):
         raise ValueError(

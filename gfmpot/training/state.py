@@ -1,6 +1,6 @@
 """Resumable state of a run, written by all ranks together and read by any number of them.
 
-A state is a folder ``state/step-00001000`` with a PyTorch distributed checkpoint (DCP) of tensors and ``facts.json``
+A state is a folder ``state/step-000001000`` with a PyTorch distributed checkpoint (DCP) of tensors and ``facts.json``
 with everything else. DCP files are pickled: load only what you wrote yourself. A folder appears under its name once it
 is complete, so that a kill at any moment leaves the last complete one.
 """

@@ -77,7 +77,7 @@ class Trainer:
         )
         self._optimizer = Optimizer(parallel, config.optim)
         self._position = Position()
-        self.timer = Regions(self.device)
+        self.timer = Regions(self.device if config.telemetry.synchronise else None)
         self._states = StateFolder(folder)
         self._resume()
 
@@ -337,16 +337,13 @@ class Trainer:
         datasets = [self._trained_on[b] for b in own]
         return Stream(datasets, group.branches, sampler, self.launch.rank - group.ranks.start, len(group.ranks))
 
-    def _staged(self, data: Path, files: Sequence[str]) -> Path:
-        """The folder that ``files`` are read from: that of their copies on this node, if they are staged."""
+    def _staged(self, data: Path, files: Sequence[str]) -> list[Path]:
+        """Where ``files`` are read: in ``data``, or in copies on this node."""
+        paths = [data / file for file in files]
         stage = self.config.reading.stage
         if stage.scratch is None:
-            return data
-        staged = self._resources.enter_context(stage.stage([data / file for file in files]))
-        folders = {path.parent for path in staged.paths}
-        if len(folders) > 1:
-            raise ValueError(f"some of {', '.join(files)} could be staged and some not; stage all or none")
-        return folders.pop()
+            return paths
+        return list(self._resources.enter_context(stage.stage(paths)).paths)
 
     def _held(self, dataset: Dataset) -> Dataset:
         if self.config.reading.memory == "files":

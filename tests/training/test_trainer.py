@@ -178,15 +178,20 @@ def test_bf16_trains_with_weights_in_float32(data: Path, tmp_path: Path) -> None
     assert trainer.validate()[ORGANICS]["forces_mae"] < 0.98 * before
 
 
-def test_staged_data_make_the_same_model_and_are_removed(data: Path, tmp_path: Path) -> None:
+def test_staged_files_make_the_same_model_and_are_removed(data: Path, tmp_path: Path) -> None:
     (tmp_path / "scratch").mkdir()
     stage = {"stage": {"scratch": str(tmp_path / "scratch")}}
-    with Trainer(config(steps=4, reading=stage), data, tmp_path / "staged") as staged:
+    (data / "more").mkdir(exist_ok=True)
+    (data / "more" / "metals.npz").write_bytes((data / "metals.npz").read_bytes())
+    branches = config().branches
+    two = [dataclasses.asdict(b) for b in branches]
+    two[0]["files"] = ["metals.npz", "more/metals.npz"]
+    with Trainer(config(steps=4, reading=stage, branches=two), data, tmp_path / "staged") as staged:
         assert list((tmp_path / "scratch").rglob("metals.npz"))
         staged.fit()
         assert finish(staged, "emt", "A test.", structures=20)
     assert not list((tmp_path / "scratch").rglob("metals.npz"))
-    plain = Trainer(config(steps=4), data, tmp_path / "plain")
+    plain = Trainer(config(steps=4, branches=two), data, tmp_path / "plain")
     plain.fit()
     for name, tensor in plain.potential.state_dict().items():
         assert torch.equal(staged.potential.state_dict()[name], tensor), name
