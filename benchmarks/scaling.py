@@ -38,19 +38,21 @@ from scipy.optimize import nnls
 from training_step import ATOMS, DTYPES, LOSS, matrix_rate, random_structures, spread
 
 from gfmpot.config import from_mapping, to_mapping
-from gfmpot.data.split import split_of_group
 from gfmpot.models.presets import TABLE_II, preset, untrained
 from gfmpot.telemetry import read_records
 from gfmpot.training.config import TrainConfig
 from gfmpot.training.launch import session
 from gfmpot.training.report_style import CYCLE, PHASE_COLOURS, panels, style
-from gfmpot.training.signals import EndOfJob
+from gfmpot.training.signals import Deadline
 from gfmpot.training.trainer import Trainer
 
 LATENCY, BANDWIDTH, PER_NODE = 4e-6, 12.5e9, 8
 """s, bytes/s and ranks, assumed of Frontier: a rank's share of a node's four cards of 25 GB/s (Frontier User Guide,
 docs.olcf.ornl.gov); between GPUs of LUMI, whose nodes are of that kind, small messages take 3.7 µs and a card reaches
 22 to 25 GB/s (De Sensi et al., SC24, arXiv:2408.14090). That sums are made within nodes first is not assumed."""
+
+MEAN = sum(ATOMS) // 2
+"""Atoms of a structure. Rates are measured in atoms, and said in structures of this size: few are drawn in a run."""
 
 NODES, EPOCH = (1, 4, 16, 64, 256, 1024, 2048), 102_400
 """Of the projection; structures of an epoch in the paper's strong scaling (§VII-C)."""
@@ -62,7 +64,6 @@ WARM_UP = 2
 """Steps that are not counted."""
 
 PHASES = ("data", "forward", "backward", "communication", "optimizer")
-KINDS = ("exposed", "hidden")
 Results = dict[str, Any]
 
 
@@ -79,52 +80,29 @@ def fit(measured: Sequence[tuple[int, int, float]]) -> tuple[float, float]:
     return float(latency), 1 / float(inverse)
 
 
-def gradient(mode: str, ranks: int, parts: Sequence[float], latency: float, bandwidth: float) -> float:
-    """Seconds to sum gradients of ``parts`` bytes of backbone and heads; by branch, a head is summed in its group."""
-    if mode != "task":
-        return allreduce(sum(parts), ranks, latency, bandwidth)
-    heads, group = parts[1] / min(ranks, len(TABLE_II)), max(1, ranks // len(TABLE_II))
-    return allreduce(parts[0], ranks, latency, bandwidth) + allreduce(heads, group, latency, bandwidth)
+def projections(one: Results, size: int, given: argparse.Namespace) -> list[Results]:
+    """Efficiencies on more and more nodes: of a step of weak scaling, and of the paper's epoch (strong scaling), if
+    nothing of the sum of ``size`` bytes of gradients, or all of it, hides behind the backward pass.
 
-
-def projection(one: Results, ranks: int, summing: float, faster: float) -> Results:
-    """Seconds of a step of weak scaling and of the paper's epoch, with gradients that take ``summing`` to sum, exposed
-    or hidden behind the backward pass, from the seconds ``one`` of a rank here."""
-    fixed, varying = (sum(one[phase] for phase in phases) / faster for phases in (PHASES[3:], PHASES[:3]))
-    varying *= one["fullest"] if ranks > 1 else 1.0
-    steps, found = EPOCH / ranks / one["structures"], {}
-    for kind, more in zip(KINDS, (summing, max(0.0, summing - one["backward"] / faster)), strict=True):
-        found[f"weak {kind}"] = varying + fixed + more
-        found[f"strong {kind}"] = steps * varying + math.ceil(steps) * (fixed + more)
-    return found
-
-
-def projections(measured: Sequence[Results], given: argparse.Namespace) -> list[Results]:
-    """Runtimes on more and more nodes over those of one rank, which are medians of the weak scaling."""
-    named, size = untrained(preset(given.preset)).named_parameters(), DTYPES[given.precision].itemsize
-    numbers = [(n.startswith("heads."), size * p.numel()) for n, p in named if not n.startswith("weights.")]
-    parts = [sum(count for is_head, count in numbers if is_head == part) for part in (False, True)]
-    one, rows = middle(next(row["runs"] for row in measured if row["ranks"] == 1)), []
-    for mode, faster, nodes in itertools.product(given.modes, given.faster, NODES):
-        summing = gradient(mode, PER_NODE * nodes, parts, given.latency, given.bandwidth)
-        alone, found = projection(one, 1, 0.0, faster), projection(one, PER_NODE * nodes, summing, faster)
-        place = {"PROJECTION": True, "mode": mode, "faster": faster, "nodes": nodes, "gradients": summing}
-        rows.append(place | {name: found[name] / alone[name] for name in found})
+    Args:
+        one: seconds of a rank here by phase, ``structures`` of its batch, and how much more the ``fullest`` holds.
+        size: bytes.
+        given: ``latency`` and ``bandwidth`` of the network, and how many times ``faster`` ranks compute.
+    """
+    rows = []
+    varying, fixed = (sum(one[phase] for phase in phases) for phases in (PHASES[:3], PHASES[3:]))
+    for faster, nodes in itertools.product(given.faster, NODES):
+        ranks = PER_NODE * nodes
+        summing = allreduce(size, ranks, given.latency, given.bandwidth)
+        row = {"PROJECTION": True, "faster": faster, "nodes": nodes, "ranks": ranks, "gradients (s)": summing}
+        batches = EPOCH / one["structures"]
+        for kind, exposed in (("exposed", summing), ("hidden", max(0.0, summing - one["backward"] / faster))):
+            step, more = varying * one["fullest"] / faster, fixed / faster + exposed
+            epoch = batches / ranks * step + math.ceil(batches / ranks) * more
+            row[f"weak {kind}"] = (varying + fixed) / faster / (step + more)
+            row[f"strong {kind}"] = batches * (varying + fixed) / faster / ranks / epoch
+        rows.append(row)
     return rows
-
-
-class Enough(EndOfJob):
-    """The end of a job after some steps."""
-
-    def __init__(self, steps: int) -> None:
-        super().__init__()
-        self._left = steps
-
-    @property
-    def requested(self) -> bool:
-        """Asked once a step."""
-        self._left -= 1
-        return self._left <= 0
 
 
 def work(job: Results) -> None:
@@ -136,10 +114,12 @@ def work(job: Results) -> None:
     with session("cpu") as (launch, device):
         machine: Results = {"all-reduces": [(launch.world, n, timed_sum(n)) for n in SIZES if launch.world > 1]}
         machine["GFLOP/s"] = matrix_rate(DTYPES[job["config"]["precision"]])
-        trainer = Trainer(from_mapping(TrainConfig, job["config"]), *map(Path, job["folders"]), launch, device)
-        trainer.fit(end=Enough(job["steps"]))
+        data, folder = Path(job["data"]), Path(job["folder"])
+        trainer = Trainer(from_mapping(TrainConfig, job["config"]), data, folder, launch, device)
+        ticks = map(float, itertools.count())  # a clock that is read once a step
+        trainer.fit(deadline=Deadline(job["steps"] / 3600, ticks.__next__))
         if launch.is_main:
-            Path(job["folders"][1], "machine.json").write_text(json.dumps(machine))
+            (folder / "machine.json").write_text(json.dumps(machine))
 
 
 def timed_sum(size: int) -> float:
@@ -153,39 +133,36 @@ def timed_sum(size: int) -> float:
 
 
 def write_data(folder: Path, structures: int = 24) -> None:
-    """A packed file for each branch, two structures held out."""
+    """A packed file for each branch."""
+    fields = ("numbers", "positions", "energy", "forces", "stress", "cell", "pbc")
     for branch, (name, _) in enumerate(TABLE_II):
-        data, sides = random_structures(structures, seed=branch), ["valid", "test", *["train"] * (structures - 2)]
-        names = [(str(n) for n in itertools.count(1000 * i)) for i in range(structures)]
-        group = [next(n for n in own if split_of_group(n) == side) for own, side in zip(names, sides, strict=True)]
-        fields = ("numbers", "positions", "energy", "forces", "stress", "cell", "pbc")
+        data = random_structures(structures, seed=branch)
         arrays = {field: getattr(data, field) for field in fields}
-        np.savez(folder / f"{name}.npz", natoms=data.atoms_per_structure, group=np.array(group), **arrays)
+        np.savez(folder / f"{name}.npz", natoms=data.atoms_per_structure, **arrays)
 
 
 def run(mode: str, ranks: int, structures: int, data: Path, given: argparse.Namespace) -> Results:
     """Rates, seconds per step by phase, and what the machine could do meanwhile."""
-    batch = {"structures": 8 * structures, "max_atoms": structures * sum(ATOMS) // 2, "max_edges": given.max_edges}
+    batch = {"structures": 8 * structures, "max_atoms": structures * MEAN, "max_edges": given.max_edges}
     branches = [{"name": n, "files": [f"{n}.npz"], "min_structures_per_element": 1} for n, _ in TABLE_II]
     config = {"model": preset(given.preset).to_mapping(), "branches": branches, "steps": 10**6, "batch": batch}
     config |= {"loss": to_mapping(LOSS), "parallel": mode, "precision": given.precision, "reading": {"threads": 1}}
-    config |= {"telemetry": {"log_every": 1}}
+    config |= {"telemetry": {"log_every": 1}, "split": {"valid": 0.1, "test": 0.1}}
     with tempfile.TemporaryDirectory() as folder:
-        job = {"config": config, "folders": [str(data), folder], "steps": WARM_UP + given.steps, "pin": given.pin}
+        job = {"config": config, "data": str(data), "folder": folder, "steps": WARM_UP + given.steps, "pin": given.pin}
         command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", __file__]
-        done = subprocess.run([*command, "--work", json.dumps(job)], capture_output=True, text=True, check=False)
+        command, one_thread = [*command, "--work", json.dumps(job)], {**os.environ, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=one_thread)
         if done.returncode:
             raise SystemExit(f"{mode} on {ranks} ranks failed:\n{done.stderr[-4000:]}")
         records = [r for r in read_records(Path(folder, "log.jsonl"))[0] if r["kind"] == "train"]
         machine = json.loads(Path(folder, "machine.json").read_text())
     seconds, counted = np.diff([r["seconds"] for r in records[WARM_UP - 1 :]]), records[WARM_UP:]
-    structures_per_s, atoms = (
-        float(np.average([r[f"{what}_per_second"] for r in counted], weights=seconds)) for what in ("structures", "atoms")
-    )
+    atoms = float(np.average([r["atoms_per_second"] for r in counted], weights=seconds))
+    part = atoms * float(seconds.mean()) / ranks
     phases = {phase: float(np.mean([r["regions"][f"epoch/{phase}"]["mean"] for r in counted])) for phase in PHASES}
-    per_rank = float(seconds.mean()) / ranks
-    filled = {"structures": structures_per_s * per_rank, "fullest": batch["max_atoms"] / (atoms * per_rank)}
-    return {"structures/s": structures_per_s, **filled, **phases, **machine}
+    size = {"structures": part / MEAN, "fullest": batch["max_atoms"] / part}
+    return {"structures/s": atoms / MEAN, **size, **phases, **machine}
 
 
 def measure(data: Path, given: argparse.Namespace) -> list[Results]:
@@ -194,14 +171,14 @@ def measure(data: Path, given: argparse.Namespace) -> list[Results]:
     for scaling, mode, p in itertools.product(("weak", "strong"), given.modes, given.ranks):
         whole = given.structures * (p if scaling == "weak" else max(given.ranks))
         alone = ("ddp", 1, given.structures if scaling == "weak" else whole)
-        rows.append({"scaling": scaling, "mode": mode, "ranks": p, "keys": (alone, (mode, p, whole // p))})
-        rows[-1]["keys"] = (alone, (mode, p, whole // p) if p > 1 else alone)
-    runs: dict[Any, list[Results]] = {key: [] for row in rows for key in row["keys"]}
-    for _, key in itertools.product(range(given.repeats), runs):
-        runs[key].append(run(*key, data, given))
+        keys = (alone, (mode, p, whole // p) if p > 1 else alone)
+        rows.append({"scaling": scaling, "mode": mode, "ranks": p, "keys": keys})
+    runs: dict[tuple[str, int, int], list[Results]] = {key: [] for row in rows for key in row["keys"]}
+    for _, (mode, p, share) in itertools.product(range(given.repeats), runs):
+        runs[mode, p, share].append(run(mode, p, share, data, given))
     for row in rows:
-        alone, row["runs"] = (runs[key] for key in row.pop("keys"))
-        row["speed-up"] = [b["structures/s"] / a["structures/s"] for a, b in zip(alone, row["runs"], strict=True)]
+        base, row["runs"] = (runs[key] for key in row.pop("keys"))
+        row["speed-up"] = [b["structures/s"] / a["structures/s"] for a, b in zip(base, row["runs"], strict=True)]
         row["runtime"] = [(row["ranks"] if row["scaling"] == "weak" else 1) / factor for factor in row["speed-up"]]
     return rows
 
@@ -223,39 +200,99 @@ def show(results: Results) -> None:
     for p, size, seconds in results["all-reduces"]:
         model = allreduce(size, p, *network, ring=True)
         print(f"  {p} ranks, {size:>9} bytes: {1e3 * seconds:8.3f} ms, by the model {1e3 * model:8.3f} ms")
+    for p in sorted({p for p, _, _ in results["all-reduces"]}):
+        model = allreduce(results["gradient bytes"], p, *network, ring=True)
+        print(f"  {p} ranks, gradients: by the model {1e3 * model:.3f} ms")
     print("\nPROJECTION: efficiency if none, or all, of the summing of gradients hides behind the backward pass")
     for row in results["projections"]:
-        weak = (f"{1 / row[f'weak {kind}']:.1%}" for kind in KINDS)
-        strong = (f"{1 / row[f'strong {kind}'] / PER_NODE / row['nodes']:.1%}" for kind in KINDS)
-        place = f"{row['nodes']:4} nodes, {row['mode']:4}, ranks {row['faster']:3g} times as fast"
-        print(f"PROJECTION {place}: weak", *weak, "strong", *strong, f"gradients {1e3 * row['gradients']:.1f} ms")
+        place = f"{row['nodes']:4} nodes × {PER_NODE}, ranks {row['faster']:3g} times as fast as here"
+        cells = (f"{name} {value:6.1%}" for name, value in row.items() if name.startswith(("weak", "strong")))
+        print(f"PROJECTION {place}:", *cells, f"gradients {1e3 * row['gradients (s)']:.1f} ms")
 
 
 def draw(results: Results, path: Path) -> None:
     """Runtimes, measured and projected, and measured phases."""
     with style():
-        figure, (*runtimes, phases) = panels(3, 3, 4.0)
-        for axis, scaling in zip(runtimes, ("weak", "strong"), strict=True):
-            draw_runtimes(axis, scaling, results)
-        rows = [row for row in results["measured"] if row["scaling"] == "weak"]
-        bottom = np.zeros(len(rows))
+        figure, (weak, strong, phases) = panels(3, 3, 4.0)
+        draw_runtimes(weak, "weak", results)
+        draw_runtimes(strong, "strong", results)
+        weakly = [row for row in results["measured"] if row["scaling"] == "weak"]
+        bars = {f"{row['mode']}\n{row['ranks']}": middle(row["runs"]) for row in weakly}
+        bottom = np.zeros(len(bars))
         for phase in PHASES:
-            heights = np.array([middle(row["runs"])[phase] for row in rows])
-            phases.bar(range(len(rows)), heights, bottom=bottom, color=PHASE_COLOURS[phase], label=phase)
+            heights = np.array([bar[phase] for bar in bars.values()])
+            phases.bar(list(bars), heights, bottom=bottom, color=PHASE_COLOURS[phase], label=phase)
             bottom += heights
-        phases.set_xticks(range(len(rows)), [f"{row['mode']}\n{row['ranks']}" for row in rows])
-        phases.set(title="Weak scaling, measured", xlabel="mode and ranks", ylabel="s per step", ylim=(0, 1.4 * max(bottom)))
+        phases.set(title="Weak scaling, measured", xlabel="mode and ranks", ylabel="s per step")
+        phases.set_ylim(0, 1.4 * max(bottom))
         phases.legend(ncols=2)
         figure.savefig(path)
 
 
 def draw_runtimes(axis: Any, scaling: str, results: Results) -> None:
-    """Measured with error bars; projected dashed."""
-    for mode, colour in zip(dict.fromkeys(row["mode"] for row in results["measured"]), CYCLE, strict=False):
+    """Measured with the range of repeats; projected dashed, in a shaded region, from all sums hidden to none."""
+    for mode, colour in zip(results["settings"]["modes"], CYCLE, strict=False):
         rows = [row for row in results["measured"] if row["scaling"] == scaling and row["mode"] == mode]
-        values = np.array([(min(row["runtime"]), median(row["runtime"]), max(row["runtime"])) for row in rows]).T
-        axis.errorbar([row["ranks"] for row in rows], values[1], np.diff(values, axis=0), fmt="o-", color=colour, label=mode)
-        for faster, dashes in zip(dict.fromkeys(row["faster"] for row in results["projections"]), "-:", strict=False):
-            rows = [row for row in results["projections"] if row["mode"] == mode and row["faster"] == faster]
-            ranks = [PER_NODE * row["nodes"] for row in rows]
-            axis.plot(ranks, [row[f"{scaling} exposed"] for row in rows], "--", color=colour, alpha=0.6)
+        low, high, centre = (np.array([of(row["runtime"]) for row in rows]) for of in (min, max, median))
+        spans = (centre - low, high - centre)
+        axis.errorbar([row["ranks"] for row in rows], centre, spans, fmt="o-", color=colour, label=mode)
+    for faster, colour in zip(results["settings"]["faster"], CYCLE[3:], strict=False):
+        rows = [row for row in results["projections"] if row["faster"] == faster]
+        ranks = np.array([row["ranks"] for row in rows])
+        ends = [1 / np.array([row[f"{scaling} {kind}"] for row in rows]) for kind in ("hidden", "exposed")]
+        hidden, exposed = (end / ranks if scaling == "strong" else end for end in ends)
+        axis.plot(ranks, exposed, "--", color=colour, label=f"projected, ranks {faster:g}× as fast")
+        axis.fill_between(ranks, hidden, exposed, color=colour, alpha=0.2, linewidth=0)
+    axis.axvspan(ranks[0], ranks[-1], color="0.95", zorder=0)
+    axis.text(1.3 * ranks[0], 0.97, "PROJECTION", va="top", transform=axis.get_xaxis_transform())
+    axis.set_xscale("log", base=2)
+    if scaling == "weak":
+        axis.set_ylim(0, 1.2 * axis.get_ylim()[1])
+    else:
+        axis.set_yscale("log", base=2)
+    axis.set(title=f"{scaling.capitalize()} scaling", xlabel="ranks", ylabel="runtime, relative to one rank")
+    axis.legend(loc="lower left", fontsize=8)
+
+
+SETTINGS = {"structures": 16, "max-edges": 50_000, "steps": 5, "repeats": 5, "ranks": [1, 2], "preset": "lead"}
+SETTINGS |= {"modes": ["ddp", "fsdp", "task"], "precision": "fp32", "faster": [1.0, 100.0]}
+SETTINGS |= {"latency": LATENCY, "bandwidth": BANDWIDTH}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    for name, value in SETTINGS.items():
+        kind, number = (type(value[0]), "+") if isinstance(value, list) else (type(value), None)
+        parser.add_argument(f"--{name}", type=kind, nargs=number, default=value)
+    parser.add_argument("--pin", action="store_true")
+    parser.add_argument("--png", type=Path)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--work", type=json.loads, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if given.work:
+        work(given.work)
+        return
+    if given.ranks[0] != 1 or len(given.ranks) == 1 or any(max(given.ranks) % p for p in given.ranks):
+        parser.error(f"--ranks: got {given.ranks}, expected 1 and then divisors of the most, e.g. 1 2 4")
+    print(*(f"{key}: {value}" for key, value in environment().items()), sep="\n")
+    with tempfile.TemporaryDirectory() as folder:
+        write_data(Path(folder))
+        measured = measure(Path(folder), given)
+    sums: dict[tuple[int, int], list[float]] = {}
+    for p, size, seconds in (each for row in measured for one in row["runs"] for each in one["all-reduces"]):
+        sums.setdefault((p, size), []).append(seconds)
+    settings = {name: value for name, value in vars(given).items() if name not in ("json", "png", "work")}
+    trained = [p for n, p in untrained(preset(given.preset)).named_parameters() if not n.startswith("weights.")]
+    size = DTYPES[given.precision].itemsize * sum(p.numel() for p in trained)
+    results: Results = {"settings": settings, "gradient bytes": size, "measured": measured}
+    results["projections"] = projections(middle(measured[0]["runs"]), size, given)
+    results["all-reduces"] = [(*key, median(times)) for key, times in sums.items()]
+    results["fitted"] = dict(zip(("latency", "bandwidth"), fit(results["all-reduces"]), strict=True))
+    show(results)
+    write(given.json, results)
+    if given.png:
+        draw(results, given.png)
+
+
+if __name__ == "__main__":
+    main()
