@@ -49,9 +49,7 @@ def pretrain(
     Under torchrun, srun or mpiexec, every rank runs this same command. A run that was stopped, by a signal of the
     scheduler, by --max-hours or by a kill, goes on when the command is given again, on any number of ranks.
     """
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
-    for chatty in ("torch.distributed.checkpoint", "httpx"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    _show_log()
     with clean_errors():
         from gfmpot.training.launch import session
 
@@ -68,6 +66,21 @@ def pretrain(
                     _finish(trainer, name, target, launch)
                 elif launch.is_main:
                     note(f"stopped at {trainer.done:.1%}; the same command goes on")
+
+
+def _show_log() -> None:
+    """Lines of the log, above the live progress on a terminal."""
+    import sys
+
+    from rich.highlighter import NullHighlighter
+    from rich.logging import RichHandler
+
+    above = RichHandler(show_level=False, show_path=False, highlighter=NullHighlighter(), log_time_format="%X")
+    plain = logging.StreamHandler()
+    plain.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%X"))
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[above if sys.stdout.isatty() else plain])
+    for chatty in ("torch.distributed.checkpoint", "httpx"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
 
 
 def _fit(trainer: Trainer, max_hours: float | None) -> bool:

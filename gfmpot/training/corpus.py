@@ -103,8 +103,9 @@ def read_branch(config: BranchData, paths: Sequence[Path], split: SplitConfig) -
     for name, part in corpus.splits.items():
         if len(part) == 0:
             raise ValueError(f"branch {corpus.info.name}: the {name} split is empty; use more data or other fractions")
-    sizes = {name: len(part) for name, part in corpus.splits.items()}
-    log.info("%s: %s; left out %s", corpus.info.name, sizes, corpus.left_out or "nothing")
+    sizes = ", ".join(f"{len(part)} {name}" for name, part in corpus.splits.items())
+    lost = ", ".join(f"{count} ({reason})" for reason, count in corpus.left_out.items())
+    log.info("%s: %s%s", corpus.info.name, sizes, f"; left out {lost}" if lost else "")
     return corpus
 
 

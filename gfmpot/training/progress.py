@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
+from rich.table import Table
 from torch import Tensor
 
 from gfmpot.telemetry import Sampler
@@ -46,10 +48,13 @@ class Window:
         """Structures per second of all ranks."""
         return float(self._structures) / max(1e-9, time.perf_counter() - self._begun)
 
-    def means(self) -> tuple[float, float]:
-        """Mean errors of this rank: eV/atom and eV/Å."""
-        means = (self._errors.sum(dim=0) / self._labelled.sum(dim=0).clamp(min=1)).tolist()
-        return means[0], means[1]
+    def means(self) -> list[tuple[str, float | None, float | None]]:
+        """Mean errors of this rank's structures by branch: eV/atom and eV/Å, None where none was seen."""
+        rows = (self._errors / self._labelled)[:, :2].tolist()
+        return [
+            (name, *(None if math.isnan(value) else value for value in row))  # type: ignore[misc]
+            for name, row in zip(self._branches, rows, strict=True)
+        ]
 
     def record(self, config: LossConfig) -> dict[str, Any]:
         """Means over all ranks, and a new window; collective."""
@@ -89,26 +94,36 @@ class Window:
 
 @contextmanager
 def progress_bar(shown: bool) -> Iterator[Callable[[float, float, Window], None]]:
-    """A bar with errors, rate and time left; call it with the share done, the epoch and the window."""
+    """A bar with epoch, rate and time left, over errors by branch; call it with share done, epoch and window."""
     if not shown:
         yield lambda done, epoch, window: None
         return
+    from rich.console import Group
+    from rich.live import Live
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    text = TextColumn("{task.description} {task.fields[note]}")
-    with Progress(BarColumn(), TaskProgressColumn(), text, TimeRemainingColumn()) as progress:
-        task = progress.add_task("training", total=1.0, note="")
-        started: list[float] = []
+    bar = Progress(BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
+    task = bar.add_task("training", total=1.0, note="")
+    started: list[float] = []
+    with Live(bar, refresh_per_second=2) as live:
 
         def show(done: float, epoch: float, window: Window) -> None:
             if not started:  # what an earlier run did must not count for the rate of this one
                 started.append(done)
-                progress.reset(task, total=1.0)
-            energy, forces = window.means()
-            note = f"epoch {epoch:.2f}: {1e3 * energy:.0f} meV/atom, {1e3 * forces:.0f} meV/Å, {window.rate:.3g}/s"
-            progress.update(task, completed=done, note=note)
+                bar.reset(task, total=1.0)
+            bar.update(task, completed=done, note=f"epoch {epoch:.2f}, {window.rate:.3g} structures/s")
+            live.update(Group(bar, _branch_table(window)))
 
         yield show
+
+
+def _branch_table(window: Window) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for column in ("training errors since the last record", "meV/atom", "meV/Å"):
+        table.add_column(column, justify="left" if column.startswith("training") else "right")
+    for name, energy, forces in window.means():
+        table.add_row(name, *("–" if value is None else f"{1e3 * value:.0f}" for value in (energy, forces)))
+    return table
 
 
 @contextmanager
