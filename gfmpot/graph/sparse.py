@@ -40,7 +40,8 @@ def filtered_neighbour_sums(functions: Tensor, filters: Tensor, features: Tensor
         features: (N, F) per atom, taken from each edge's sender.
         graph: topology; edges sorted by receiver.
     """
-    if torch.compiler.is_compiling():  # it fuses the plain form, and cannot look into sparse products
+    # A compiler fuses the plain form, and cannot look into sparse products; those have not been tried on GPUs yet.
+    if torch.compiler.is_compiling() or functions.device.type != "cpu":
         return sum_over_neighbours((functions @ filters) * gather_senders(features, graph), graph)
     dtype = functions.dtype  # sums stay in it where autocast has made features bfloat16
     sums: Tensor = _Receivers.apply(functions, filters.to(dtype), features.to(dtype), graph)  # type: ignore[no-untyped-call]

@@ -94,8 +94,13 @@ class Window:
 
 @contextmanager
 def progress_bar(shown: bool) -> Iterator[Callable[[float, float, Window], None]]:
-    """A bar with epoch, rate and time left, over errors by branch; call it with share done, epoch and window."""
-    if not shown:
+    """A bar with epoch, rate and time left, over errors by branch; call it with share done, epoch and window.
+
+    There is none where output is not a terminal: the log has what a file should have.
+    """
+    from rich import get_console
+
+    if not shown or not get_console().is_terminal:
         yield lambda done, epoch, window: None
         return
     from rich.console import Group
