@@ -70,7 +70,10 @@ def from_yaml(cls: type[T], path: str | Path) -> T:
     """Build the frozen dataclass ``cls`` from a YAML file."""
     import yaml
 
-    loaded = yaml.safe_load(Path(path).read_text())
+    try:
+        loaded = yaml.safe_load(Path(path).read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(loaded, Mapping):
         raise ValueError(f"{path}: expected a mapping of settings, got {type(loaded).__name__}")
     return from_mapping(cls, loaded, where=str(path))

@@ -78,3 +78,10 @@ def test_search_range_is_kept() -> None:
 def test_suggestions() -> None:
     assert did_you_mean("painnn", ["painn", "egnn"]) == "; did you mean 'painn'?"
     assert did_you_mean("zzz", ["painn", "egnn"]) == "; known: egnn, painn"
+
+
+def test_what_is_not_yaml_is_said_to_be(tmp_path: Path) -> None:
+    path = tmp_path / "broken.yaml"
+    path.write_text("inner: {kind: a\nname: run\n")
+    with pytest.raises(ValueError, match=r"broken\.yaml is not YAML: .*line 2"):
+        from_yaml(Outer, path)

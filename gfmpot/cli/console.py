@@ -20,6 +20,9 @@ INCOMPLETE = 1
 
 MISSING = "–"
 
+NAME = 24
+"""Characters of a name that is not broken: one should be able to copy it."""
+
 
 def console(*, stderr: bool = False) -> Console:
     """Standard output, or error; into a pipe or file, lines are as long as they need to be."""
@@ -50,7 +53,8 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]], title: str |
     printed = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for i, name in enumerate(columns):
         numeric = all(_is_number(row[i]) for row in cells)
-        printed.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=numeric)
+        whole = numeric or (i == 0 and max((len(row[0]) for row in cells), default=0) <= NAME)
+        printed.add_column(name, justify="right" if numeric else "left", overflow="fold", no_wrap=whole)
     for row in cells:
         printed.add_row(*map(Text, row))
     if title:

@@ -101,7 +101,7 @@ def _config(path: Path, parallel: str | None, precision: str | None) -> TrainCon
     given = {"parallel": parallel, "precision": precision}
     changes = {key: value for key, value in given.items() if value is not None}
     config = from_yaml(TrainConfig, path)
-    return from_mapping(TrainConfig, {**to_mapping(config), **changes}, where=str(path)) if changes else config
+    return from_mapping(TrainConfig, {**to_mapping(config), **changes}, where="command line") if changes else config
 
 
 def _finish(trainer: Trainer, name: str, folder: Path, launch: Launch) -> None:

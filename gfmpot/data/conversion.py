@@ -19,6 +19,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import TypeVar
 
+from gfmpot.data.formats.manifest import NAME as MANIFEST
 from gfmpot.data.formats.manifest import QUARANTINE, Description, Manifest
 from gfmpot.data.frames import npz_metadata
 from gfmpot.data.merging import Store
@@ -79,14 +80,13 @@ def convert(
         progress: is told how far it is.
 
     Raises:
-        FileExistsError: ``out`` exists.
+        FileExistsError: ``out`` exists, and is no store or is not to be replaced.
         FileNotFoundError: an input does not exist.
         ImplausibleDataError: units look wrong.
         ValueError: a structure that cannot be read or trained on, with file, record and reason; an empty split.
         OSError: a worker died.
     """
-    if out.exists() and not overwrite:
-        raise FileExistsError(f"{out} exists; choose another name, or overwrite it")
+    _check_target(out, overwrite)
     if workers < 1:
         raise ValueError(f"workers must be at least 1, got {workers}")
     folder = out.with_name(f"{out.name}.partial")
@@ -103,6 +103,10 @@ def convert(
         _keep_quarantine(written / QUARANTINE, quarantine)
     _put_in_place(written, out, folder)
     return manifest
+
+
+EXAMPLES = {"branch": "mine-pbe", "theory": "PBE"}
+"""What a store must say, and how a user may."""
 
 
 def describe(source: Source, name: str, inputs: Sequence[Path] = (), **given: str | None) -> Description:
@@ -122,14 +126,24 @@ def describe(source: Source, name: str, inputs: Sequence[Path] = (), **given: st
     fields = {}
     for field in ("branch", "theory", "title", "licence", "citation", "url", "units"):
         fields[field] = given.get(field) or getattr(info, field) or _text(stated.get(field))
-    for field, example in (("branch", "mine-pbe"), ("theory", "PBE")):
-        if not fields[field]:
-            raise ValueError(f"the source {name!r} does not say the {field} of the data: give it, e.g. {example!r}")
+    missing = [f"--{field} {example}" for field, example in EXAMPLES.items() if not fields[field]]
+    if missing:
+        raise ValueError(f"the source {name!r} does not say whose data these are: give, e.g., {' '.join(missing)}")
     return Description(source=name, **fields)
 
 
 def _text(value: object) -> str:
     return value if isinstance(value, str) else ""
+
+
+def _check_target(out: Path, overwrite: bool) -> None:
+    """Nothing but a store may be replaced."""
+    if out.suffix != ".bp":
+        raise ValueError(f"a store's name ends in .bp, got {out}")
+    if out.exists() and not overwrite:
+        raise FileExistsError(f"{out} exists; choose another name, or replace it (--overwrite)")
+    if out.exists() and not (out / MANIFEST).is_file():
+        raise FileExistsError(f"{out} is no store, so it is not replaced; choose another name")
 
 
 @contextmanager
@@ -222,7 +236,8 @@ def _read_all(
 def _merge(store: Store, parts: Sequence[tuple[Part, Finished]], progress: Progress) -> Manifest:
     total, so_far = sum(done.structures for _, done in parts), 0
     if total == 0:
-        first = next((done.first for _, done in parts if done.refused), "the files have no records")
+        reasons = [done.first for _, done in parts if done.refused] + [r.reason for r in store.unreadable]
+        first = reasons[0] if reasons else "the files have no records"
         raise ValueError(f"not one usable structure: {first}")
     paths = [(part, done.path) for part, done in parts]
     found = survey([path for _, path in paths], store.settings)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,7 +171,11 @@ _IN_NPZ = (*_PER_ATOM, *_PER_STRUCTURE, "natoms", "group_labels")
 
 def npz_metadata(path: str | Path) -> dict[str, Any]:
     """The JSON in a packed file's ``meta``: name, theory, licence, citation and more; empty if there is none."""
-    with np.load(path, allow_pickle=False) as file:
+    try:
+        file = np.load(path, allow_pickle=False)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise ValueError(f"{path}: not a whole .npz of plain arrays ({error})") from error
+    with file:
         loaded: dict[str, Any] = json.loads(str(file["meta"])) if "meta" in file.files else {}
     return loaded
 

@@ -151,7 +151,10 @@ def write_card(potential: Potential, path: Path) -> None:
     metrics = meta["metrics"]
     branches = [_card_row(branch, metrics["branches"].get(branch.name, {})) for branch in potential.branches]
     blend = [_blend_line(name, m) for name, m in metrics["blend"].items()]
-    data = [f"- `{b.name}`: {b.licence}. {b.citation}. Elements: {', '.join(b.e0)}" for b in potential.branches]
+    data = [
+        f"- `{b.name}`: {b.licence or 'licence not stated'}. {_ended(b.citation)}Elements: {', '.join(b.e0)}"
+        for b in potential.branches
+    ]
     training = [f"- {key}: {value}" for key, value in meta["training"].items()]
     text = CARD.format(
         name=meta["name"],
@@ -191,6 +194,10 @@ Default output against the labels of each branch's test split, on the common sca
 
 {training}
 """
+
+
+def _ended(sentence: str) -> str:
+    return f"{sentence}. " if sentence else ""
 
 
 def _card_row(branch: BranchInfo, m: Metrics) -> str:

@@ -47,8 +47,11 @@ class LossSums:
 
     values: Tensor  # (3,) of energy, forces and stress, differentiable
     counts: Tensor  # (3,) how many structures, atoms and structures that are
-    errors: Tensor  # (B, 3) absolute errors by branch, eV/atom, eV/Å and eV/Å³; detached
-    labelled: Tensor  # (B, 3) how many by branch
+    errors: Tensor
+    """(B, 3) absolute errors by branch, detached: eV/atom, eV/Å (norm), eV/Å³ (mean component), as in metrics."""
+
+    labelled: Tensor
+    """(B, 3) how many by branch."""
 
 
 def loss_sums(prediction: Prediction, graph: AtomGraph, config: LossConfig, branches: int) -> LossSums:
@@ -101,9 +104,14 @@ def _part(errors: Tensor, branch: Tensor, branches: int, config: LossConfig) -> 
     return (
         (value[config.kind]() * labelled).sum(),
         present.sum(),
-        by_branch.index_add(0, branch, norm.detach().double() * present),
+        by_branch.index_add(0, branch, _reported(errors.detach().double(), norm.detach().double()) * present),
         by_branch.index_add(0, branch, present),
     )
+
+
+def _reported(errors: Tensor, norm: Tensor) -> Tensor:
+    """(M,) what people state: the norm of a vector, the mean absolute component of a stress."""
+    return errors.abs().mean(dim=1).nan_to_num() if errors.shape[1] == 6 else norm
 
 
 def _huber(norm: Tensor, square: Tensor, delta: float) -> Tensor:

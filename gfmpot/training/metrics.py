@@ -7,7 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from gfmpot.graph import AtomGraph, BatchBudget, sum_per_structure
+from gfmpot.graph import AtomGraph, BatchBudget
 from gfmpot.models import Potential
 from gfmpot.models.branch_weights import composition
 
@@ -90,16 +90,17 @@ def blend_rows(
 
 def blend_summary(rows: list[BlendErrors]) -> Metrics:
     """What :func:`blend_errors` returns for one branch."""
-    means = [_mean(np.array(column)) for column in zip(*rows, strict=True)]
+    energy, forces, weight = zip(*rows, strict=True)
+    means = (_mean(np.array(energy)), _mean(np.concatenate(forces)), _mean(np.array(weight)))
     named = zip(("energy_mae", "forces_mae", "own_weight"), means, strict=True)
     return {name: value for name, value in named if np.isfinite(value)}
 
 
-BlendErrors = tuple[float, float, float]
+BlendErrors = tuple[float, "np.ndarray[tuple[int], np.dtype[np.float64]]", float]
 
 
 def _blend_rows(potential: Potential, graph: AtomGraph) -> list[BlendErrors]:
-    """Per structure: energy error (eV/atom), mean force error (eV/Å), weight of the labelling branch."""
+    """Per structure: energy error (eV/atom), norms of force errors (eV/Å), weight of the labelling branch."""
     assert graph.branch is not None
     assert graph.energy is not None
     assert graph.forces is not None
@@ -108,10 +109,10 @@ def _blend_rows(potential: Potential, graph: AtomGraph) -> list[BlendErrors]:
     blend_reference = composition(graph) @ references.e0_blend[1:]
     to_common = (references.shifts(graph) - references.totals(graph)).gather(1, own).squeeze(1)
     energy = (prediction.energy - blend_reference - graph.energy - to_common).abs() / graph.atoms_per_structure
-    norms = torch.linalg.vector_norm(prediction.forces - graph.forces, dim=1)
-    forces = sum_per_structure(norms, graph) / graph.atoms_per_structure
+    norms = torch.linalg.vector_norm(prediction.forces - graph.forces, dim=1).cpu().numpy()
+    forces = np.split(norms, np.cumsum(graph.atoms_per_structure.cpu().numpy())[:-1])
     weight = prediction.branch_weights.gather(1, own).squeeze(1)
-    return list(zip(energy.tolist(), forces.tolist(), weight.tolist(), strict=True))
+    return list(zip(energy.tolist(), forces, weight.tolist(), strict=True))
 
 
 def summary(rows: list[Errors]) -> Metrics:

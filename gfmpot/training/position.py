@@ -38,12 +38,12 @@ def stream_position(streams: Sequence[dict[str, Any]], own: Stream) -> int:
 
 
 def changed_settings(before: dict[str, Any], now: dict[str, Any], where: str = "") -> list[str]:
-    """Names of the settings that differ, nested ones with dots."""
+    """The settings that differ, nested ones with dots, and how."""
     names: list[str] = []
     for key in sorted({*before, *now}):
         old, new = before.get(key), now.get(key)
         if isinstance(old, dict) and isinstance(new, dict):
             names += changed_settings(old, new, f"{where}{key}.")
         elif old != new:
-            names.append(f"{where}{key}")
+            names.append(f"{where}{key}: {old} → {new}")
     return names

@@ -107,7 +107,12 @@ def _dense(axis: Any, reference: Floats, predicted: Floats, ends: tuple[float, f
 
 def _errors(difference: Floats, unit: str) -> str:
     mae, rmse = 1e3 * np.abs(difference).mean(), 1e3 * np.sqrt(np.mean(difference**2))
-    return f"MAE {mae:.3g} {unit}\nRMSE {rmse:.3g} {unit}\nn = {len(difference):,}"
+    each = "" if unit.endswith("atom") else " per component"
+    return f"MAE {_short(mae)} {unit}{each}\nRMSE {_short(rmse)} {unit}\nn = {len(difference):,}"
+
+
+def _short(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _file_name(branch: str) -> str:

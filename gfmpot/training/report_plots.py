@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from gfmpot.training.report_phases import Phases, phases
-from gfmpot.training.report_run import QUANTITIES, UNITS, Curve, Run, thinned
+from gfmpot.training.report_run import MEANS, QUANTITIES, UNITS, Curve, Run, thinned
 from gfmpot.training.report_style import (
     CYCLE,
     FAINT,
@@ -50,7 +50,7 @@ def _learning_curves(runs: Sequence[Run], quantity: str, branches: list[str]) ->
     log_scale(axes[0], short)
     step_axis(axes[0])
     figure.supxlabel("training step", fontsize=9.5)
-    figure.supylabel(f"{quantity} MAE ({UNITS[quantity]})", fontsize=9.5)
+    figure.supylabel(f"{quantity} MAE{MEANS.get(quantity, '')} ({UNITS[quantity]})", fontsize=9.5)
     legend(figure, max(axes, key=lambda axis: len(axis.get_legend_handles_labels()[1])))
     others = "; grey: validation of the other branches" if len(runs) == 1 and len(branches) > 1 else ""
     which = "training and validation" if len(runs) == 1 else "validation"

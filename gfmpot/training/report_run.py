@@ -21,6 +21,9 @@ QUANTITIES = ("energy", "forces", "stress")
 UNITS = {"energy": "meV/atom", "forces": "meV/Å", "stress": "meV/Å³"}
 """In which errors are shown; logs have them in eV."""
 
+MEANS = {"forces": ", norm", "stress": ", component"}
+"""What is averaged, where a label has several numbers."""
+
 
 @dataclass
 class Run:

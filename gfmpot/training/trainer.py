@@ -77,6 +77,8 @@ class Trainer:
         )
         self._optimizer = Optimizer(parallel, config.optim)
         self._position = Position()
+        if config.steps is not None and config.steps < 2 * config.optim.warmup_steps and self.launch.is_main:
+            log.warning("the warm-up of %d steps takes most of %d steps", config.optim.warmup_steps, config.steps)
         self.timer = Regions(self.device if config.telemetry.synchronise else None)
         self._states = StateFolder(folder)
         self._resume()
@@ -268,6 +270,7 @@ class Trainer:
             streams = [own]
         return {
             "config": self.config.identity(),
+            "data": self._data(),
             "optimizer": self._optimizer.facts(),
             "structures": self._position.structures,
             "seconds": self._position.seconds,
@@ -281,8 +284,10 @@ class Trainer:
         facts = self._states.facts(state)
         changed = changed_settings(facts["config"], json.loads(json.dumps(self.config.identity())))
         if changed:
+            raise ValueError(f"{self.folder} is a run with other settings ({'; '.join(changed)}); use another folder")
+        if facts["data"] != self._data():
             raise ValueError(
-                f"{self.folder} is a run with other settings ({', '.join(changed)}); use another folder, or delete it"
+                f"{self.folder} is a run on other data than are there now: put them back, or use another folder"
             )
         stored = self._stored()
         self._states.load(state, stored)
@@ -294,6 +299,10 @@ class Trainer:
             stream_position(facts["streams"], self._stream), facts["structures"], facts["seconds"]
         )
         log.info("resumed at step %d", self.step)
+
+    def _data(self) -> dict[str, dict[str, str]]:
+        """SHA-256 of each branch's files: with other ones, what was trained on could turn up in the test split."""
+        return {corpus.info.name: corpus.manifest for corpus in self.corpora}
 
     def _start_record(self) -> dict[str, Any]:
         return {

@@ -118,7 +118,7 @@ def test_units_are_converted_and_wrong_ones_noticed(call: Call, file: Path) -> N
         (("--set", "group_by"), "NAME=VALUE"),
         (("--set", "gruop_by=formula"), "did you mean 'group_by'"),
         (("--max-force", "-1"), "max_force must be positive"),
-        (("--branch", ""), "does not say the branch"),
+        (("--branch", ""), "give, e.g., --branch mine-pbe"),
     ],
 )
 def test_requests_that_make_no_sense(call: Call, file: Path, arguments: tuple[str, str], message: str) -> None:
@@ -127,9 +127,26 @@ def test_requests_that_make_no_sense(call: Call, file: Path, arguments: tuple[st
     assert not Path("out.bp").exists()
 
 
+def test_only_stores_are_ever_replaced(call: Call, file: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "precious.bp"
+    precious.write_text("a year of work")
+    command = ("data", "convert", "extxyz", file)
+    about = ("--branch", "a-emt", "--theory", "EMT", "--overwrite")
+    assert "is no store, so it is not replaced" in call(*command, precious, *about, code=2).output
+    assert precious.read_text() == "a year of work"
+    assert "a store's name ends in .bp" in call(*command, file, *about, code=2).output
+    assert file.stat().st_size > 100
+
+
+def test_damaged_npz_is_named(call: Call, tmp_path: Path) -> None:
+    (tmp_path / "cut.npz").write_bytes(b"PK half of a file")
+    done = call("data", "convert", "npz", tmp_path / "cut.npz", "out.bp", "--branch", "a", "--theory", "b", code=2)
+    assert "cut.npz: not a whole .npz" in done.output.replace("\n", " ")
+
+
 def test_unknown_source_and_missing_store(call: Call, file: Path) -> None:
     assert "did you mean 'extxyz'" in call("data", "convert", "extxy", file, "out.bp", code=2).output
-    assert "no store of gfmpot" in call("data", "verify", "nothing.bp", code=2).output
+    assert "there is no nothing.bp" in call("data", "verify", "nothing.bp", code=2).output
 
 
 def test_options_by_themselves() -> None:

@@ -319,9 +319,9 @@ def test_description_of_generic_and_published_sources(tmp_path: Path) -> None:
     np.savez(file, meta=meta, natoms=[1])
     about = describe(build_source("npz"), "npz", [file], branch="toy-pbe", theory=None)
     assert (about.branch, about.theory, about.licence, about.citation) == ("toy-pbe", "PBE", "MIT", "someone")
-    with pytest.raises(ValueError, match="does not say the branch"):
+    with pytest.raises(ValueError, match=r"say whose data these are: give, e\.g\., --branch mine-pbe"):
         describe(build_source("npz"), "npz", [file])
-    with pytest.raises(ValueError, match="does not say the theory"):
+    with pytest.raises(ValueError, match=r"give, e\.g\., --theory PBE"):
         describe(build_source("extxyz"), "extxyz", branch="x")
     with pytest.raises(ValueError, match="max_force must be positive"):
         Settings(max_force=0.0)

@@ -164,7 +164,7 @@ def test_a_complete_run_stays_as_it_is(data: Path, tmp_path: Path) -> None:
 
 def test_resuming_with_other_settings_is_refused(data: Path, tmp_path: Path) -> None:
     Trainer(config(steps=1), data, tmp_path).fit()
-    with pytest.raises(ValueError, match=r"other settings \(optim\.clip, steps\)"):
+    with pytest.raises(ValueError, match=r"other settings \(optim\.clip: 10\.0 → 1\.0; steps: 1 → 2\)"):
         Trainer(
             config(steps=2, optim={"learning_rate": 3e-3, "warmup_steps": 10, "ema": 0.95, "clip": 1.0}), data, tmp_path
         )
@@ -195,6 +195,22 @@ def test_staged_files_make_the_same_model_and_are_removed(data: Path, tmp_path: 
     plain.fit()
     for name, tensor in plain.potential.state_dict().items():
         assert torch.equal(staged.potential.state_dict()[name], tensor), name
+
+
+def test_resuming_on_other_data_is_refused(data: Path, tmp_path: Path) -> None:
+    for name in ("metals.npz", "organics.npz"):
+        (tmp_path / name).write_bytes((data / name).read_bytes())
+    Trainer(config(steps=1), tmp_path, tmp_path / "run").fit()
+    write_npz(tmp_path / "metals.npz", metals(100))
+    with pytest.raises(ValueError, match="a run on other data"):
+        Trainer(config(steps=1), tmp_path, tmp_path / "run")
+
+
+def test_a_warm_up_longer_than_the_run_is_mentioned(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Trainer(config(steps=15), data, tmp_path)
+    assert "warm-up of 10 steps takes most of 15 steps" in caplog.text
 
 
 def test_finished_model_answers(trained: Trainer, tmp_path: Path) -> None:

@@ -161,6 +161,9 @@ class Manifest:
             ValueError: of another schema version, damaged, or edited.
         """
         path = store / NAME
+        if not store.exists():
+            others = ", ".join(sorted(p.name for p in store.parent.glob("*.bp"))) or "no stores"
+            raise FileNotFoundError(f"there is no {store}; {store.parent} has {others}")
         if not path.is_file():
             raise FileNotFoundError(f"{store} is no store of gfmpot: it has no {NAME}; `gfmpot data convert` makes one")
         try:

@@ -46,6 +46,9 @@ class ExtXyz(AtomsSource):
             file.seek(offsets[min(start, stop)])
             for index in range(start, stop):
                 text = file.read(offsets[index + 1] - offsets[index]).decode(errors="replace")
+                if cut := _cut(text):
+                    yield Rejected(f"{path.name}:{index}", cut)
+                    continue
                 try:
                     atoms = next(read_xyz(StringIO(text), 0))
                 except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
@@ -63,8 +66,10 @@ def _offsets(path: Path) -> NDArray[np.int64]:
 def _scan(path: Path, size: int, modified: int) -> NDArray[np.int64]:
     """(S + 1,) byte offsets of the frames, and of the end; cached for this state of the file.
 
+    The last frame may be cut off; those before it are not lost for that.
+
     Raises:
-        ValueError: a frame that does not begin with a number of atoms, or is cut off.
+        ValueError: a frame that does not begin with a number of atoms.
     """
     found = [0]
     with path.open("rb") as file:
@@ -75,10 +80,17 @@ def _scan(path: Path, size: int, modified: int) -> NDArray[np.int64]:
                     raise ValueError(f"{where} begins with an empty line, but is not the end of the file")
                 break
             lines = [len(line) for line in islice(file, _number_of_atoms(head, where) + 1)]
-            if len(lines) < int(head) + 1:
-                raise ValueError(f"{where}, of {int(head)} atoms, ends after {len(lines)} lines: the file is cut off")
             found.append(found[-1] + len(head) + sum(lines))
     return np.array(found, dtype=np.int64)
+
+
+def _cut(frame: str) -> str:
+    """Why the text is not a whole frame; empty if it is one."""
+    lines = frame.splitlines()
+    atoms = int(lines[0])
+    if len(lines) >= atoms + 2:
+        return ""
+    return f"the file is cut off: the frame of {atoms} atoms ends after {max(0, len(lines) - 2)} of them"
 
 
 def _number_of_atoms(line: bytes, where: str) -> int:

@@ -177,7 +177,6 @@ def test_extxyz_bad_frames_are_rejected(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda lines: lines[:-1], "frame 2, of 2 atoms, ends after 2 lines: the file is cut off"),
         (lambda lines: [*lines[:8], "", *lines[8:]], "frame 2 begins with an empty line, but is not the end"),
         (lambda lines: lines[1:], "frame 0 should begin with a number of atoms, got 'Lattice"),
     ],
@@ -189,6 +188,16 @@ def test_extxyz_that_is_not_whole(edit: Callable[[list[str]], list[str]], messag
     path.write_text("\n".join(edit(path.read_text().splitlines())))
     with pytest.raises(ValueError, match=rf"set\.xyz: {message}"):
         build_source("extxyz").count(path)
+
+
+def test_extxyz_that_is_cut_off_keeps_what_came_before(tmp_path: Path) -> None:
+    path = tmp_path / "set.xyz"
+    write(path, structures(), format="extxyz")
+    path.write_text("\n".join(path.read_text().splitlines()[:-1]))
+    source = build_source("extxyz")
+    *whole, cut = source.read(path, 0, source.count(path))
+    assert len(frames(whole)) == 2
+    assert cut == Rejected("set.xyz:2", "the file is cut off: the frame of 2 atoms ends after 1 of them")
 
 
 def test_extxyz_real_sample(reference: Callable[[str], Path]) -> None:
