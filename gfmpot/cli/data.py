@@ -228,8 +228,11 @@ def split_settings(text: str, seed: int) -> SplitSettings:
 def _print_result(manifest: Manifest, out: Path, quarantine: Path | None, seconds: float) -> None:
     rows = [(name, manifest.split_statistics(name)) for name in manifest.counts]
     table(
-        ["split", "structures", "atoms", "elements", "with forces", "with stress"],
-        [[name, s.structures, s.atoms, len(s.elements), s.with_forces, s.with_stress] for name, s in rows],
+        ["split", "structures", "atoms", "elements", "with energy", "with forces", "with stress"],
+        [
+            [name, s.structures, s.atoms, len(s.elements), s.with_energy, s.with_forces, s.with_stress]
+            for name, s in rows
+        ],
     )
     for kind, count in manifest.left_out.items():
         note(f"left out: {count} ({kind}), written with reasons to {quarantine or out / 'quarantine.jsonl'}", "yellow")

@@ -124,6 +124,8 @@ class Trainer:
         """
         written = self.folder / "model.safetensors"
         trained = self.done < 1.0
+        if not trained and self.launch.is_main:
+            log.info("the run is complete")
         if trained:
             with ExitStack() as resources:
                 self._loop(deadline or Deadline(None), end or EndOfJob(), resources)

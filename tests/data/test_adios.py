@@ -7,6 +7,7 @@ import multiprocessing
 import pickle
 import shutil
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from store_samples import ABOUT, assert_same, harmonic_frames, write_npz
 from gfmpot.data.conversion import Settings, convert
 from gfmpot.data.formats import adios_writer
 from gfmpot.data.formats.adios import AdiosSplit, AdiosStore
+from gfmpot.data.formats.adios_reader import SplitReader
 from gfmpot.data.formats.manifest import SplitSettings
 from gfmpot.data.formats.verify import verify
 from gfmpot.data.frames import FrameSet
@@ -116,6 +118,31 @@ def test_threads_and_pickles(train: AdiosSplit) -> None:
 
 def _energies_of(split: AdiosSplit, indices: list[int], queue: multiprocessing.Queue) -> None:  # type: ignore[type-arg]
     queue.put(split.subset(indices).energy.tolist())
+
+
+def test_threads_that_come_first_together_open_the_store_once(
+    store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As those of a loader do; opening twice at once crashed inside ADIOS2."""
+    opened, really_open = [], SplitReader._open
+
+    def open_slowly(reader: SplitReader) -> None:
+        opened.append(reader.path.name)
+        time.sleep(0.05)
+        really_open(reader)
+
+    monkeypatch.setattr(SplitReader, "_open", open_slowly)
+    splits = [AdiosStore(store_path).split(name) for name in ("train", "valid", "test")]
+    together = threading.Barrier(9)
+
+    def read(split: AdiosSplit) -> float:
+        together.wait()
+        return float(split.subset([0, len(split) - 1]).energy.sum())
+
+    with ThreadPoolExecutor(9) as pool:
+        found = list(pool.map(read, 3 * splits))
+    assert found[:3] == found[3:6] == found[6:]
+    assert sorted(opened) == ["test.bp", "train.bp", "valid.bp"]
 
 
 @pytest.mark.filterwarnings("ignore:.*multi-threaded.*fork:DeprecationWarning")

@@ -26,6 +26,10 @@ Ints = NDArray[np.int64]
 Span = tuple[int, int]
 
 
+_OPENING: dict[int, threading.Lock] = {}
+"""By process."""
+
+
 class SplitReader:
     """An open BP5 directory; it is opened on first use, in each process anew.
 
@@ -35,7 +39,9 @@ class SplitReader:
     def __init__(self, path: Path, hold: int) -> None:
         self.path, self._hold = path, hold
         self._process: int | None = None
-        self._lock = threading.Lock()
+        self._locks: dict[int, threading.Lock] = {}
+        """By process."""
+
         self._offsets: Ints | None = None
         self._held: _Held | None = None
 
@@ -118,11 +124,15 @@ class SplitReader:
 
     def _opened(self) -> threading.Lock:
         """The lock to hold while reading; a fork inherits neither it nor the open files."""
-        if self._process != os.getpid():
-            self._lock = threading.Lock()
-            with self._lock:
-                self._open()
-        return self._lock
+        process = os.getpid()
+        # Atomic, so that threads that come together get the same ones; opening is one at a time for all readers.
+        opening = _OPENING.setdefault(process, threading.Lock())
+        lock = self._locks.setdefault(process, threading.Lock())
+        if self._process != process:
+            with opening:
+                if self._process != process:
+                    self._open()
+        return lock
 
     def _open(self) -> None:
         adios = bindings()
