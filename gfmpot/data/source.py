@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from gfmpot.config import did_you_mean, from_mapping
+from gfmpot.config import from_mapping
 from gfmpot.data.frame import Frame, Rejected
+from gfmpot.discovery import available, class_in
 
 
 @dataclass(frozen=True)
@@ -115,7 +114,7 @@ def available_sources() -> list[str]:
     """Names of the sources: the files in ``gfmpot.data.sources``."""
     from gfmpot.data import sources
 
-    return sorted(module.name for module in pkgutil.iter_modules(sources.__path__) if not module.name.startswith("_"))
+    return available(sources)
 
 
 def source_class(name: str) -> type[Source]:
@@ -124,18 +123,9 @@ def source_class(name: str) -> type[Source]:
     Raises:
         ValueError: no such file, or a file that does not define exactly one source.
     """
-    known = available_sources()
-    if name not in known:
-        raise ValueError(f"no source {name!r}{did_you_mean(name, known)}")
-    module = importlib.import_module(f"gfmpot.data.sources.{name}")
-    found = [
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Source) and value.__module__ == module.__name__
-    ]
-    if len(found) != 1:
-        raise ValueError(f"{module.__file__} must define one subclass of Source, found {len(found)}")
-    return found[0]
+    from gfmpot.data import sources
+
+    return class_in(sources, name, Source, "source")  # type: ignore[type-abstract]
 
 
 def build_source(name: str, **options: Any) -> Source:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from gfmpot.config import did_you_mean, from_mapping, to_mapping, tunable
+from gfmpot.config import from_mapping, to_mapping, tunable
+from gfmpot.discovery import available, class_in
 from gfmpot.graph import AtomGraph
 
 
@@ -66,7 +65,7 @@ def available_backbones() -> list[str]:
     """Names of the backbones: the files in ``gfmpot.models.backbones``."""
     from gfmpot.models import backbones
 
-    return sorted(module.name for module in pkgutil.iter_modules(backbones.__path__))
+    return available(backbones)
 
 
 def backbone_class(name: str) -> type[Backbone]:
@@ -75,15 +74,9 @@ def backbone_class(name: str) -> type[Backbone]:
     Raises:
         ValueError: no such file, or a file that does not define exactly one backbone.
     """
-    known = available_backbones()
-    if name not in known:
-        raise ValueError(f"no backbone {name!r}{did_you_mean(name, known)}")
-    module = importlib.import_module(f"gfmpot.models.backbones.{name}")
-    found = [value for value in vars(module).values() if _is_backbone_of(value, module.__name__)]
-    if len(found) != 1:
-        raise ValueError(f"{module.__file__} must define one subclass of Backbone, found {len(found)}")
-    cls: type[Backbone] = found[0]
-    return cls
+    from gfmpot.models import backbones
+
+    return class_in(backbones, name, Backbone, "backbone")  # type: ignore[type-abstract]
 
 
 def backbone_config(mapping: dict[str, Any]) -> BackboneConfig:
@@ -110,7 +103,3 @@ def build_backbone(config: BackboneConfig) -> Backbone:
     cls: Any = backbone_class(backbone_name(config))
     backbone: Backbone = cls(config)
     return backbone
-
-
-def _is_backbone_of(value: Any, module: str) -> bool:
-    return isinstance(value, type) and issubclass(value, Backbone) and value.__module__ == module

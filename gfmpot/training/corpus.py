@@ -73,10 +73,12 @@ class BranchCorpus:
     ) -> Iterator[AtomGraph]:
         """Labelled graphs of a split; at most ``limit`` of them, evenly spread."""
         data = self.splits[split]
-        chosen = np.arange(len(data))
-        if limit is not None and limit < len(data):
-            chosen = np.linspace(0, len(data) - 1, limit).astype(np.int64)
-        return graphs_of(data, chosen, model, branch)
+        return graphs_of(data, evenly(len(data), limit), model, branch)
+
+
+def evenly(size: int, limit: int | None) -> Ints:
+    """At most ``limit`` of ``size`` indices, evenly spread."""
+    return np.linspace(0, size - 1, size if limit is None else min(limit, size)).astype(np.int64)
 
 
 def graphs_of(data: Dataset, chosen: Ints, model: PotentialConfig, branch: int) -> Iterator[AtomGraph]:

@@ -6,12 +6,9 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
-from numpy.typing import NDArray
 
 from gfmpot import __version__
 from gfmpot.config import to_mapping
@@ -21,14 +18,14 @@ from gfmpot.models import BranchInfo, Potential
 from gfmpot.models.potential import rebuilt
 from gfmpot.training.alignment import fit_alignment
 from gfmpot.training.branch_weights import Watch, WeightConfig, WeightFit, train_branch_weights
-from gfmpot.training.corpus import BranchCorpus, graphs_of
+from gfmpot.training.corpus import BranchCorpus, evenly, graphs_of
 from gfmpot.training.launch import Launch
 from gfmpot.training.metrics import Metrics, blend_rows, blend_summary, error_rows, summary
 from gfmpot.training.trainer import Trainer
+from gfmpot.training.validation import over_ranks
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
 
 MISSING = "–"
 
@@ -49,7 +46,7 @@ def finish(trainer: Trainer, name: str, description: str, structures: int | None
         config = dataclasses.replace(config, structures=structures)
     potential, _ = blended(trainer.potential, corpora, config, launch)
     unseen = own_share(potential, corpora, "test", config.structures, launch)
-    rows = _joined(error_rows(potential, unseen), launch)
+    rows = over_ranks(error_rows(potential, unseen), launch)
     metrics = potential.metadata["metrics"]
     metadata = {
         "name": name,
@@ -97,7 +94,7 @@ def blended(
         changed, share("train", "training structures"), share("valid", "held-out structures"), config, watch
     )
     log.info("branch weights: held-out loss %.4g, before %.4g", fit.after, fit.before)
-    rows = _joined(blend_rows(changed, share("test", "test structures")), launch)
+    rows = over_ranks(blend_rows(changed, share("test", "test structures")), launch)
     blend = {changed.branch_names[b]: blend_summary(rows[b]) for b in sorted(rows)}
     facts = {
         "settings": to_mapping(config),
@@ -123,7 +120,7 @@ def own_share(
     log.
     """
     supported = potential.references.supported.cpu()
-    chosen = [_spread(len(corpus.splits[split]), structures)[launch.rank :: launch.world] for corpus in corpora]
+    chosen = [evenly(len(corpus.splits[split]), structures)[launch.rank :: launch.world] for corpus in corpora]
     total, done = sum(map(len, chosen)), 0
     for b, (corpus, own) in enumerate(zip(corpora, chosen, strict=True)):
         left_out = 0
@@ -215,20 +212,6 @@ def _blend_line(name: str, m: Metrics) -> str:
 def _milli(m: Metrics, key: str) -> str:
     """Thousandths of an error, or that there were no labels to know it by."""
     return f"{1e3 * m[key]:.0f}" if key in m else MISSING
-
-
-def _spread(size: int, limit: int) -> NDArray[np.int64]:
-    """At most ``limit`` of ``size`` indices, evenly spread."""
-    return np.linspace(0, size - 1, min(limit, size)).astype(np.int64)
-
-
-def _joined(rows: dict[int, list[T]], launch: Launch) -> dict[int, list[T]]:
-    """By branch, the rows of all ranks."""
-    if not dist.is_initialized():
-        return rows
-    gathered: list[dict[int, list[T]]] = [{} for _ in range(launch.world)]
-    dist.all_gather_object(gathered, rows)
-    return {b: [row for part in gathered for row in part.get(b, [])] for b in {b for part in gathered for b in part}}
 
 
 def _training_summary(trainer: Trainer) -> dict[str, Any]:

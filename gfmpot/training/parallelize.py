@@ -26,6 +26,7 @@ from gfmpot.graph import AtomGraph, sum_per_structure
 from gfmpot.models import Potential
 from gfmpot.models.branches import BranchHeads
 from gfmpot.models.potential import Network
+from gfmpot.training.launch import sum_over_ranks
 from gfmpot.training.loss import LossConfig, LossSums, loss_sums
 from gfmpot.training.mesh import BranchGroup
 
@@ -90,10 +91,7 @@ class Parallel(ABC):
         grads = [p.grad for n, p in zip(self.names, self.parameters, strict=True) if self.counts_once(n)]
         squares = [local(g).double().square().sum() for g in grads if g is not None]
         total = torch.stack(squares).sum() if squares else torch.zeros((), dtype=torch.float64)
-        total = total.to(local(self.parameters[0]).device)
-        if dist.is_initialized():
-            dist.all_reduce(total)
-        return total.sqrt()
+        return sum_over_ranks(total.to(local(self.parameters[0]).device)).sqrt()
 
 
 def local(tensor: Tensor) -> Tensor:

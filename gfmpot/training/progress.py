@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
-import torch.distributed as dist
 from rich.table import Table
 from torch import Tensor
 
 from gfmpot.telemetry import Sampler
-from gfmpot.training.launch import Launch
+from gfmpot.training.launch import Launch, sum_over_ranks
 from gfmpot.training.loss import LossConfig, LossSums
 
 if TYPE_CHECKING:
@@ -60,9 +59,7 @@ class Window:
         """Means over all ranks, and a new window; collective."""
         seconds = max(1e-9, time.perf_counter() - self._begun)
         parts = (self._values, self._counts, self._errors.flatten(), self._labelled.flatten())
-        joined = torch.cat(parts)
-        if dist.is_initialized():
-            dist.all_reduce(joined)
+        joined = sum_over_ranks(torch.cat(parts))
         values, counts, errors, labelled = torch.split(joined, [len(part) for part in parts])
         weights = torch.tensor(config.weights, dtype=torch.float64, device=self._device)
         record = {

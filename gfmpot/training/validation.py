@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch.distributed as dist
 
 from gfmpot.graph import AtomGraph, BatchBudget
 from gfmpot.models import Potential
-from gfmpot.training.corpus import BranchCorpus, graphs_of
+from gfmpot.training.corpus import BranchCorpus, evenly, graphs_of
 from gfmpot.training.launch import Launch
 from gfmpot.training.loss import LossConfig
-from gfmpot.training.metrics import Errors, Metrics, error_rows, summary
+from gfmpot.training.metrics import Metrics, error_rows, summary
+
+T = TypeVar("T")
 
 
 def validation_errors(
@@ -22,12 +24,17 @@ def validation_errors(
 ) -> dict[str, Metrics]:
     """Errors of each branch on up to ``structures`` of its validation split; collective, the same on all ranks."""
     rows = error_rows(potential, _shares(potential, corpora, structures, launch))
-    gathered: list[dict[int, list[Errors]]] = [rows]
-    if dist.is_initialized():
-        gathered = [{} for _ in range(launch.world)]
-        dist.all_gather_object(gathered, rows)
-    joined = {b: [row for rank in gathered for row in rank.get(b, [])] for b in range(len(corpora))}
-    return {potential.branch_names[b]: summary(own) for b, own in joined.items() if own}
+    joined = over_ranks(rows, launch)
+    return {potential.branch_names[b]: summary(joined[b]) for b in sorted(joined)}
+
+
+def over_ranks(rows: dict[int, list[T]], launch: Launch) -> dict[int, list[T]]:
+    """By branch, the rows of all ranks; collective."""
+    if not dist.is_initialized():
+        return rows
+    gathered: list[dict[int, list[T]]] = [{} for _ in range(launch.world)]
+    dist.all_gather_object(gathered, rows)
+    return {b: [row for part in gathered for row in part.get(b, [])] for b in {b for part in gathered for b in part}}
 
 
 def _shares(
@@ -35,7 +42,7 @@ def _shares(
 ) -> Iterator[AtomGraph]:
     for b, corpus in enumerate(corpora):
         data = corpus.splits["valid"]
-        chosen = np.linspace(0, len(data) - 1, min(structures, len(data))).astype(np.int64)
+        chosen = evenly(len(data), structures)
         yield from graphs_of(data, chosen[launch.rank :: launch.world], potential.config, b)
 
 
