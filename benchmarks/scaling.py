@@ -39,11 +39,11 @@ from training_step import ATOMS, DTYPES, LOSS, matrix_rate, random_structures, s
 
 from gfmpot.config import from_mapping, to_mapping
 from gfmpot.models.presets import TABLE_II, preset, untrained
+from gfmpot.ranks.launch import session
+from gfmpot.ranks.signals import Deadline
 from gfmpot.telemetry import read_records
 from gfmpot.training.config import TrainConfig
-from gfmpot.training.launch import session
 from gfmpot.training.report_style import CYCLE, PHASE_COLOURS, panels, style
-from gfmpot.training.signals import Deadline
 from gfmpot.training.trainer import Trainer
 
 LATENCY, BANDWIDTH, PER_NODE = 4e-6, 12.5e9, 8

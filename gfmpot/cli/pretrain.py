@@ -11,8 +11,8 @@ import typer
 from gfmpot.cli.console import INCOMPLETE, clean_errors, facts, note
 
 if TYPE_CHECKING:
+    from gfmpot.ranks.launch import Launch
     from gfmpot.training.config import TrainConfig
-    from gfmpot.training.launch import Launch
     from gfmpot.training.trainer import Trainer
 
 
@@ -51,7 +51,7 @@ def pretrain(
     """
     _show_log()
     with clean_errors():
-        from gfmpot.training.launch import session
+        from gfmpot.ranks.launch import session
 
         run = _config(config, parallel, precision)
         with session(device) as (launch, chosen):
@@ -84,7 +84,7 @@ def _show_log() -> None:
 
 
 def _fit(trainer: Trainer, max_hours: float | None) -> bool:
-    from gfmpot.training.signals import Deadline, EndOfJob
+    from gfmpot.ranks.signals import Deadline, EndOfJob
 
     try:
         with EndOfJob() as end:

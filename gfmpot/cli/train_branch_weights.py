@@ -77,9 +77,9 @@ def train_branch_weights(
     with clean_errors():
         from gfmpot.config import from_yaml
         from gfmpot.models import load, save
+        from gfmpot.ranks.launch import session
         from gfmpot.training.config import TrainConfig
         from gfmpot.training.finish import blended
-        from gfmpot.training.launch import session
 
         target = out or Path(f"{Path(model).stem}-weights.safetensors")
         _check_target(target)

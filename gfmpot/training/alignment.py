@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from gfmpot.graph import AtomGraph, BatchBudget
 from gfmpot.models import Potential
 from gfmpot.models.branch_weights import composition
+from gfmpot.ranks.launch import sum_over_ranks
 from gfmpot.training.corpus import primary_branch
-from gfmpot.training.launch import sum_over_ranks
 
 Floats = NDArray[np.float64]
 

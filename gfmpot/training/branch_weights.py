@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from gfmpot.graph import AtomGraph
 from gfmpot.models import Potential
 from gfmpot.models.branch_weights import BranchWeightMLP, masked_softmax
+from gfmpot.ranks.launch import sum_over_ranks
 from gfmpot.training.branch_cache import BranchCache
-from gfmpot.training.launch import sum_over_ranks
 
 Kind = Literal["mae", "mse"]
 Watch = Callable[[str, float, str], None]

@@ -16,10 +16,10 @@ from gfmpot.data.split import SplitName
 from gfmpot.graph import AtomGraph
 from gfmpot.models import BranchInfo, Potential
 from gfmpot.models.potential import rebuilt
+from gfmpot.ranks.launch import Launch
 from gfmpot.training.alignment import fit_alignment
 from gfmpot.training.branch_weights import Watch, WeightConfig, WeightFit, train_branch_weights
 from gfmpot.training.corpus import BranchCorpus, evenly, graphs_of
-from gfmpot.training.launch import Launch
 from gfmpot.training.metrics import Metrics, blend_rows, blend_summary, error_rows, summary
 from gfmpot.training.trainer import Trainer
 from gfmpot.training.validation import over_ranks

@@ -26,7 +26,7 @@ from gfmpot.graph import AtomGraph, sum_per_structure
 from gfmpot.models import Potential
 from gfmpot.models.branches import BranchHeads
 from gfmpot.models.potential import Network
-from gfmpot.training.launch import sum_over_ranks
+from gfmpot.ranks.launch import sum_over_ranks
 from gfmpot.training.loss import LossConfig, LossSums, loss_sums
 from gfmpot.training.mesh import BranchGroup
 

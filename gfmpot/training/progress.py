@@ -12,8 +12,8 @@ import torch
 from rich.table import Table
 from torch import Tensor
 
+from gfmpot.ranks.launch import Launch, sum_over_ranks
 from gfmpot.telemetry import Sampler
-from gfmpot.training.launch import Launch, sum_over_ranks
 from gfmpot.training.loss import LossConfig, LossSums
 
 if TYPE_CHECKING:

@@ -18,10 +18,11 @@ from gfmpot.config import to_mapping
 from gfmpot.data.dataset import Dataset
 from gfmpot.data.sampler import Sampler
 from gfmpot.models import Potential, PotentialConfig, save
+from gfmpot.ranks.launch import Launch
+from gfmpot.ranks.signals import Deadline, EndOfJob
 from gfmpot.telemetry import Regions, open_sinks, region_record
 from gfmpot.training.config import TrainConfig
 from gfmpot.training.corpus import common_references, read_branch
-from gfmpot.training.launch import Launch
 from gfmpot.training.loader import Batch, Loader, Stream
 from gfmpot.training.loss import label_counts
 from gfmpot.training.mesh import BranchGroup, allocate_ranks
@@ -30,7 +31,6 @@ from gfmpot.training.optim import Optimizer
 from gfmpot.training.parallelize import parallelize
 from gfmpot.training.position import Position, changed_settings, stream_position
 from gfmpot.training.progress import Window, progress_bar, telemetry
-from gfmpot.training.signals import Deadline, EndOfJob
 from gfmpot.training.state import StateFolder
 from gfmpot.training.validation import mean_loss, validation_errors, write_parity
 

@@ -11,8 +11,8 @@ import torch.distributed as dist
 
 from gfmpot.graph import AtomGraph, BatchBudget
 from gfmpot.models import Potential
+from gfmpot.ranks.launch import Launch
 from gfmpot.training.corpus import BranchCorpus, evenly, graphs_of
-from gfmpot.training.launch import Launch
 from gfmpot.training.loss import LossConfig
 from gfmpot.training.metrics import Metrics, error_rows, summary
 

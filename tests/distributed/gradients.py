@@ -16,7 +16,7 @@ from gfmpot.models import BranchInfo, Potential
 from gfmpot.models.backbones.painn import PaiNNConfig
 from gfmpot.models.branches import HeadConfig
 from gfmpot.models.potential import PotentialConfig
-from gfmpot.training.launch import session
+from gfmpot.ranks.launch import session
 from gfmpot.training.loss import LossConfig
 from gfmpot.training.mesh import BranchGroup, allocate_ranks
 from gfmpot.training.parallelize import Mode, Objective, Parallel, Replicated, Sharded, TaskParallel, local

@@ -14,7 +14,7 @@ import pytest
 PROGRAM = """
 import os, pathlib, sys
 import torch, torch.distributed as dist
-from gfmpot.training.launch import any_rank, detect, session
+from gfmpot.ranks.launch import any_rank, detect, session
 
 environ = dict(os.environ)
 if "--as-two-nodes" in sys.argv:

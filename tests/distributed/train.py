@@ -9,9 +9,9 @@ from pathlib import Path
 import torch
 
 from gfmpot.config import from_mapping
+from gfmpot.ranks.launch import session
+from gfmpot.ranks.signals import EndOfJob
 from gfmpot.training.config import TrainConfig
-from gfmpot.training.launch import session
-from gfmpot.training.signals import EndOfJob
 from gfmpot.training.trainer import Trainer
 
 

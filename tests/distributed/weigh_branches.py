@@ -19,11 +19,11 @@ from gradients import potential, structure
 from gfmpot.config import from_mapping, to_mapping
 from gfmpot.graph import AtomGraph
 from gfmpot.models.potential import rebuilt
+from gfmpot.ranks.launch import Launch, session
 from gfmpot.training.alignment import fit_alignment
 from gfmpot.training.branch_weights import WeightConfig, train_branch_weights
 from gfmpot.training.config import TrainConfig
 from gfmpot.training.finish import finish, with_alignment
-from gfmpot.training.launch import Launch, session
 from gfmpot.training.trainer import Trainer
 
 NAMES = ("one", "two", "three")

@@ -20,6 +20,7 @@ from gfmpot.models import BranchInfo, HeadConfig, Potential, PotentialConfig, lo
 from gfmpot.models.backbones.painn import PaiNNConfig
 from gfmpot.models.potential import rebuilt
 from gfmpot.models.references import UnsupportedElementsError
+from gfmpot.ranks.launch import Launch
 from gfmpot.training import alignment
 from gfmpot.training.alignment import fit_alignment
 from gfmpot.training.branch_cache import BranchCache
@@ -27,7 +28,6 @@ from gfmpot.training.branch_weights import WeightConfig, train_branch_weights
 from gfmpot.training.config import TrainConfig
 from gfmpot.training.corpus import BranchCorpus
 from gfmpot.training.finish import blended, own_share, with_alignment, write_card
-from gfmpot.training.launch import Launch
 from gfmpot.training.metrics import blend_errors
 
 E0 = {"H": -1.0, "C": -3.0, "O": -2.0, "Cu": 0.5}

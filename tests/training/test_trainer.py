@@ -18,12 +18,12 @@ from gfmpot.data import FrameSet
 from gfmpot.graph import AtomGraph
 from gfmpot.models import Prediction, load, save
 from gfmpot.models.potential import rebuilt
+from gfmpot.ranks.signals import EndOfJob
 from gfmpot.training.alignment import fit_alignment
 from gfmpot.training.config import TrainConfig
 from gfmpot.training.finish import finish, with_alignment, write_card
 from gfmpot.training.loader import Loader
 from gfmpot.training.loss import LossConfig, label_counts, loss_sums
-from gfmpot.training.signals import EndOfJob
 from gfmpot.training.trainer import Trainer
 
 METALS, ORGANICS = "metals-emt", "organics-emt"

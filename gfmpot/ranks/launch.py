@@ -14,7 +14,7 @@ theirs, the innermost one is right, so they are asked in this order:
    number of ranks (https://docs.alcf.anl.gov/aurora/running-jobs-aurora/).
 6. None: a single process.
 
-Where the ranks meet, if the launcher does not say, is :mod:`gfmpot.training.rendezvous`'s to find out.
+Where the ranks meet, if the launcher does not say, is :mod:`gfmpot.ranks.rendezvous`'s to find out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
-from gfmpot.training.rendezvous import LOOPBACK, PORTS, Environ, communicator, meeting_point, number, tasks_on_node
+from gfmpot.ranks.rendezvous import LOOPBACK, PORTS, Environ, communicator, meeting_point, number, tasks_on_node
 
 BACKENDS = {"cuda": "nccl", "xpu": "xccl", "cpu": "gloo"}
 """Collectives by device type; PyTorch built for ROCm calls its devices cuda and RCCL nccl
@@ -67,7 +67,7 @@ class Launch:
             raise ValueError(
                 f"{self.launcher} says rank {self.rank} of {self.world}, rank {self.local_rank} of {self.local_world} "
                 f"on node {self.node}; ranks must be below their numbers. Unset the variables of launchers that did "
-                "not start this process (gfmpot.training.launch lists them)"
+                "not start this process (gfmpot.ranks.launch lists them)"
             )
         if not 0 < self.master_port < 65_536:
             raise ValueError(f"MASTER_PORT={self.master_port} is no port; expected 1 to 65535")
@@ -79,12 +79,21 @@ class Launch:
 
 
 def detect(environ: Environ = os.environ) -> Launch:
-    """Read this process's place from its environment.
+    """Read this process's place from its environment, and where the ranks meet.
 
     Raises:
         ValueError: a variable that is missing, no whole number, or contradicts another.
         ImportError: only MPI knows the answer, and mpi4py is not installed.
     """
+    launch = place(environ)
+    if launch.world == 1:
+        return launch
+    address, port = meeting_point(launch, environ)
+    return dataclasses.replace(launch, master_addr=address, master_port=port)
+
+
+def place(environ: Environ = os.environ) -> Launch:
+    """As :func:`detect`, for ranks that never meet: work that needs no communication needs no address."""
     found = (finder(environ) for finder in (_torchrun, _openmpi, _hydra, _srun, _pals))
     launch = next((launch for launch in found if launch is not None), None)
     if launch is None and "PMI_RANK" in environ:
@@ -92,10 +101,7 @@ def detect(environ: Environ = os.environ) -> Launch:
             "PMI_RANK is set, but no launcher that says which rank of its node a process is. Use torchrun, srun, or "
             "the mpiexec of MPICH (Hydra), Intel MPI, Open MPI or Cray PALS"
         )
-    if launch is None or launch.world == 1:
-        return launch or Launch()
-    address, port = meeting_point(launch, environ)
-    return dataclasses.replace(launch, master_addr=address, master_port=port)
+    return launch or Launch()
 
 
 def _torchrun(environ: Environ) -> Launch | None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gfmpot.training.launch import Launch
+    from gfmpot.ranks.launch import Launch
 
 LOOPBACK = "127.0.0.1"
 PORTS = range(20_000, 32_000)

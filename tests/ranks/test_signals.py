@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from gfmpot.training.signals import SIGNALS, Deadline, EndOfJob
+from gfmpot.ranks.signals import SIGNALS, Deadline, EndOfJob
 
 
 @pytest.mark.parametrize("number", SIGNALS)
@@ -46,7 +46,7 @@ def test_handlers_come_back_after_an_error() -> None:
 
 def test_work_is_finished_before_the_process_ends() -> None:
     program = (
-        "import time\nfrom gfmpot.training.signals import EndOfJob\n"
+        "import time\nfrom gfmpot.ranks.signals import EndOfJob\n"
         "with EndOfJob() as end:\n    print('ready', flush=True)\n"
         "    while not end.requested: time.sleep(0.01)\n    print('saved after', end.signal)"
     )

@@ -27,7 +27,7 @@ class EndOfJob:
             save()
 
     A signal may reach some ranks earlier than others: ranks must agree before they act on it
-    (:func:`gfmpot.training.launch.any_rank`). Handlers are installed on entry, by the main thread (Python allows no
+    (:func:`gfmpot.ranks.launch.any_rank`). Handlers are installed on entry, by the main thread (Python allows no
     other), and what was there before is put back on exit.
     """
 

@@ -12,9 +12,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from gfmpot.training import launch as module
-from gfmpot.training.launch import Launch, any_rank, backend, detect, device, initialise, session
-from gfmpot.training.rendezvous import PORTS, first_host, tasks_on_node
+from gfmpot.ranks import launch as module
+from gfmpot.ranks.launch import Launch, any_rank, backend, detect, device, initialise, session
+from gfmpot.ranks.rendezvous import PORTS, first_host, tasks_on_node
 
 TORCHRUN = {
     "RANK": "5",
