@@ -64,7 +64,7 @@ def build_graph(
     box = np.zeros((3, 3)) if cell is None else np.ascontiguousarray(cell, dtype=np.float64)
     periodic = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)).copy()
     _check_atoms(z, xyz, box)
-    _check_extent(xyz, box, periodic)
+    check_extent(xyz, box, periodic)
     _check_spin(z, charge, spin)
     edges = _find_neighbours(search, xyz, box, periodic, cutoff)
     _check_contacts(z, edges)
@@ -145,7 +145,12 @@ def _check_atoms(z: NDArray[np.int64], xyz: FloatArray, box: FloatArray) -> None
         raise InvalidStructureError(f"the cell is not finite: {box.tolist()}")
 
 
-def _check_extent(xyz: FloatArray, box: FloatArray, periodic: NDArray[np.bool_]) -> None:
+def check_extent(xyz: FloatArray, box: FloatArray, periodic: NDArray[np.bool_]) -> None:
+    """Refuse what would end the search for neighbours with a crash.
+
+    Raises:
+        InvalidStructureError: a cell vector, or a distance along a direction that is not periodic, beyond all reason.
+    """
     longest = float(np.abs(box).max())
     spread = 0.0 if periodic.all() else float(np.ptp(xyz, axis=0).max())
     if max(longest, spread) > FARTHEST:

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 from numpy.typing import NDArray
 
 from gfmpot.graph.neighbours import FloatArray, NeighbourList, completed_cell, edge_lengths, neighbour_list
+
+
+class Reference(NamedTuple):
+    """The geometry of a search and its result."""
+
+    positions: FloatArray  # (n, 3) Å
+    inverse_box: FloatArray  # (3, 3) 1/Å, of the completed cell
+    pbc: NDArray[np.bool_]  # (3,)
+    candidates: NeighbourList  # within cutoff + skin
 
 
 class VerletList:
@@ -29,8 +40,19 @@ class VerletList:
     def __call__(self, positions: FloatArray, cell: FloatArray, pbc: NDArray[np.bool_]) -> NeighbourList:
         """The neighbours within the cutoff; arguments and errors as for :func:`neighbour_list`."""
         if not self._covers(positions, cell, pbc):
-            self._search(positions, cell, pbc)
+            self.search(positions, cell, pbc)
         return self._current(positions, cell)
+
+    @property
+    def reference(self) -> Reference:
+        """What the last search found, and where.
+
+        Raises:
+            ValueError: there was none yet.
+        """
+        if self._positions is None:
+            raise ValueError("this list has not searched yet: call it, or its search, with a geometry first")
+        return Reference(self._positions, self._inverse_box, self._pbc, self._candidates)
 
     def _covers(self, positions: FloatArray, cell: FloatArray, pbc: NDArray[np.bool_]) -> bool:
         """Whether every pair now within the cutoff is among the candidates."""
@@ -43,7 +65,8 @@ class VerletList:
         reach = (self.cutoff + 2.0 * largest) / max(smallest_stretch, 1e-6)
         return bool(reach <= self.cutoff + self.skin)
 
-    def _search(self, positions: FloatArray, cell: FloatArray, pbc: NDArray[np.bool_]) -> None:
+    def search(self, positions: FloatArray, cell: FloatArray, pbc: NDArray[np.bool_]) -> None:
+        """Take this geometry for the reference, used up or not; arguments and errors as for :func:`neighbour_list`."""
         self._candidates = neighbour_list(positions, cell, pbc, self.cutoff + self.skin)
         self._positions, self._pbc = positions.copy(), pbc.copy()
         self._inverse_box = np.linalg.inv(completed_cell(cell, pbc))

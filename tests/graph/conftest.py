@@ -70,3 +70,9 @@ def salt() -> Atoms:
 @pytest.fixture
 def slab() -> Atoms:
     return ZOO["slab"].copy()
+
+
+@pytest.fixture
+def structures() -> list[Atoms]:
+    """One of every kind."""
+    return [atoms.copy() for atoms in ZOO.values()]
