@@ -35,8 +35,7 @@ def save(potential: Potential, path: str | Path) -> Path:
     from safetensors.torch import save as to_bytes
 
     path = Path(path)
-    header = json.dumps(_header(potential), ensure_ascii=False, allow_nan=False)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in potential.state_dict().items()}
+    header, tensors = _contents(potential)
     metadata = {"format": FORMAT, "version": str(VERSION), "header": header, "sha256": _digest(header, tensors)}
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(to_bytes(tensors, metadata))
@@ -88,15 +87,23 @@ def available_models() -> list[str]:
     return list(dict.fromkeys(path.stem for folder in _folders() for path in sorted(folder.glob("*.safetensors"))))
 
 
-def fingerprint(path: str | Path) -> str:
-    """SHA-256 that a model file states of its header and weights."""
-    metadata, _ = _read(Path(path))
+def fingerprint(model: str | Path | Potential) -> str:
+    """SHA-256 of header and weights that a model file states, or that the file of a potential would state."""
+    if isinstance(model, Potential):
+        return _digest(*_contents(model))
+    metadata, _ = _read(Path(model))
     return metadata["sha256"]
 
 
 def _folders() -> list[Path]:
     cache = os.environ.get("GFMPOT_CACHE") or Path("~/.cache/gfmpot").expanduser()
     return [Path(__file__).parents[1] / "pretrained", Path(cache)]
+
+
+def _contents(potential: Potential) -> tuple[str, Tensors]:
+    """Header and tensors of the file."""
+    header = json.dumps(_header(potential), ensure_ascii=False, allow_nan=False)
+    return header, {name: tensor.detach().cpu().contiguous() for name, tensor in potential.state_dict().items()}
 
 
 def _header(potential: Potential) -> Header:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from gfmpot.testing.compare import Errors, NotApplicable, deviation, given, largest
 from gfmpot.testing.structures import deformed, has_volume
-from gfmpot.testing.subject import Subject
+from gfmpot.testing.subject import Energies, Subject
 
 STEP = 2e-4
 """Å, of finite differences. Fourth order makes the truncation error negligible; a longer step would straddle the cutoff
@@ -39,10 +39,7 @@ def forces(subject: Subject) -> Errors:
     """Forces equal central differences of the energy: single atoms, and one direction that moves all of them."""
     for name, atoms in _structures(subject).items():
         found = given(subject.evaluate(atoms), "forces")
-        directions = _directions(len(atoms))
-        expected = -slopes(subject, [_displacement(atoms, direction) for direction in directions], STEP)
-        errors = np.einsum("kij,ij->k", directions, found) - expected
-        yield name, largest(errors) / max(largest(found), SMALLEST_FORCE)
+        yield name, force_error(subject.energies, atoms, found) / max(largest(found), SMALLEST_FORCE)
 
 
 def stress(subject: Subject) -> Errors:
@@ -50,14 +47,26 @@ def stress(subject: Subject) -> Errors:
     for name, atoms in _structures(subject).items():
         if has_volume(atoms):
             found = given(subject.evaluate(atoms), "stress", name)
-            expected = slopes(subject, [_strain(atoms, i, j) for i, j in VOIGT], STRAIN) / abs(atoms.cell.volume)
-            yield name, largest(found - expected) / max(largest(expected), SMALLEST_STRESS)
+            yield name, stress_error(subject.energies, atoms, found) / max(largest(found), SMALLEST_STRESS)
 
 
-def slopes(subject: Subject, paths: Sequence[Path], step: float) -> NDArray[np.float64]:
+def force_error(energies: Energies, atoms: Atoms, found: NDArray[np.float64], step: float = STEP) -> float:
+    """eV/Å: largest distance of forces (n, 3) from central differences, over the directions of :func:`forces`."""
+    directions = _directions(len(atoms))
+    expected = -slopes(energies, [_displacement(atoms, direction) for direction in directions], step)
+    return largest(np.einsum("kij,ij->k", directions, found) - expected)
+
+
+def stress_error(energies: Energies, atoms: Atoms, found: NDArray[np.float64], step: float = STRAIN) -> float:
+    """eV/Å³: largest distance of a stress (6,) from central differences."""
+    expected = slopes(energies, [_strain(atoms, i, j) for i, j in VOIGT], step) / abs(atoms.cell.volume)
+    return largest(found - expected)
+
+
+def slopes(energies: Energies, paths: Sequence[Path], step: float) -> NDArray[np.float64]:
     """(k,) slope of the energy at the start of each path, by central differences of fourth order."""
-    energies = subject.energies([path(x * step) for path in paths for x in (-2, -1, 1, 2)]).reshape(-1, 4)
-    changes = energies - energies[:, :1]  # of large energies only the changes matter to round-off
+    values = energies([path(x * step) for path in paths for x in (-2, -1, 1, 2)]).reshape(-1, 4)
+    changes = values - values[:, :1]  # of large energies only the changes matter to round-off
     return np.asarray(changes @ np.array([1.0, -8.0, 8.0, -1.0]) / (12 * step), dtype=np.float64)
 
 

@@ -131,6 +131,10 @@ def test_wrong_shape(file: Path) -> None:
         load(rewritten(file, config=config))
 
 
+def test_fingerprint_is_the_same_in_memory_and_in_files(potential: Potential, file: Path) -> None:
+    assert fingerprint(potential) == fingerprint(file) == fingerprint(load(file))
+
+
 def test_fingerprint_changes_with_content(potential: Potential, file: Path, tmp_path: Path) -> None:
     potential.metadata["name"] = "other"
     assert fingerprint(file) != fingerprint(save(potential, tmp_path / "b.safetensors"))
