@@ -67,18 +67,28 @@ def relax(
         raise ValueError(f"fmax must be positive and steps not negative, got {fmax} eV/Å and {steps}")
     if atoms.calc is None:
         raise ValueError("attach a calculator first: atoms.calc = GFMCalculator()")
-    if cell and not (atoms.pbc.any() and atoms.cell.rank == 3):
-        raise ValueError("a structure without a volume has no cell to relax; relax positions only (cell=False)")
+    if cell:
+        check_volume(atoms)
     moving = atoms.copy()
     moving.calc = atoms.calc
     frames: list[Atoms] = []
-    target = FrechetCellFilter(moving, mask=_periodic_strains(moving.pbc)) if cell else moving
+    target = FrechetCellFilter(moving, mask=periodic_strains(moving.pbc)) if cell else moving
     dynamics = getattr(ase.optimize, optimizer)(target, logfile=None)
     with ExitStack() as files:
         writer = None if trajectory is None else files.enter_context(Trajectory(trajectory, "w"))
         dynamics.attach(lambda: _record(moving, frames, writer))
         converged = bool(dynamics.run(fmax=fmax, steps=steps))
     return Relaxed(moving, converged, dynamics.get_number_of_steps(), frames)
+
+
+def check_volume(atoms: Atoms) -> None:
+    """Refuse to relax the cell of a structure that has none.
+
+    Raises:
+        ValueError: no periodic direction, or a cell vector of zero length.
+    """
+    if not (atoms.pbc.any() and atoms.cell.rank == 3):
+        raise ValueError("a structure without a volume has no cell to relax; relax positions only (cell=False)")
 
 
 def snapshot(atoms: Atoms) -> Atoms:
@@ -97,7 +107,7 @@ def _record(atoms: Atoms, frames: list[Atoms], writer: TrajectoryWriter | None) 
         writer.write(frames[-1])
 
 
-def _periodic_strains(pbc: np.ndarray) -> list[bool]:
+def periodic_strains(pbc: np.ndarray) -> list[bool]:
     """Voigt mask (xx yy zz yz xz xy) of the strains along periodic directions: a vacuum is not squeezed out."""
     a, b, c = (bool(flag) for flag in pbc)
     return [a, b, c, b and c, a and c, a and b]

@@ -7,13 +7,13 @@ from gfmpot.graph.neighbours import NeighbourList, neighbour_list
 from gfmpot.graph.ops import edge_vectors, gather_senders, sum_over_neighbours, sum_per_structure
 from gfmpot.graph.sparse import filtered_neighbour_sums
 from gfmpot.graph.verlet import VerletList
-from gfmpot.graph.verlet_batch import BatchErrors, VerletBatch
+from gfmpot.graph.verlet_batch import BatchError, VerletBatch
 
 __all__ = [
     "UNSPECIFIED_SPIN",
     "AtomGraph",
     "BatchBudget",
-    "BatchErrors",
+    "BatchError",
     "InvalidStructureError",
     "NeighbourList",
     "VerletBatch",

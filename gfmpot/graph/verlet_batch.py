@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +15,7 @@ from gfmpot.graph.neighbours import completed_cell
 from gfmpot.graph.verlet import VerletList
 
 
-class BatchErrors(ValueError):
+class BatchError(ValueError):
     """Structures of a batch that cannot be answered for, with the reason of each by its position in the batch."""
 
     def __init__(self, reasons: Mapping[int, str]) -> None:
@@ -61,7 +62,7 @@ class VerletBatch:
         self._parts = {verlet: self._part(verlet) for verlet in self.lists}
         references = [verlet.reference for verlet in self.lists]
         sizes = [len(reference.positions) for reference in references]
-        self._first = np.cumsum([0, *sizes])
+        self.first_atom = [0, *accumulate(sizes)]
         of_atom = np.repeat(np.arange(len(sizes)), sizes)
         self.structure_of_atom = torch.from_numpy(of_atom).to(self.device)
         self._pbc = np.array([reference.pbc for reference in references]).reshape(-1, 3)
@@ -77,7 +78,7 @@ class VerletBatch:
             cell: (G, 3, 3) Å, float64, finite, rows are lattice vectors.
 
         Raises:
-            BatchErrors: structures whose neighbours cannot be searched.
+            BatchError: structures whose neighbours cannot be searched.
         """
         due = self._due(positions, self.boxes(cell))
         if due:
@@ -101,7 +102,7 @@ class VerletBatch:
         """(G, 3, 3) Å: completed cells, see :func:`gfmpot.graph.neighbours.completed_cell`.
 
         Raises:
-            BatchErrors: periodic cell vectors that are zero or linearly dependent.
+            BatchError: periodic cell vectors that are zero or linearly dependent.
         """
         if self._boxed is not None and torch.equal(self._boxed[0], cell):
             return self._boxed[1]
@@ -113,7 +114,7 @@ class VerletBatch:
             except ValueError as error:
                 reasons[i] = str(error)
         if reasons:
-            raise BatchErrors(reasons)
+            raise BatchError(reasons)
         self._boxed = (cell.clone(), boxes)
         return boxes
 
@@ -135,7 +136,7 @@ class VerletBatch:
         xyz, boxes = positions.cpu().numpy(), cell.cpu().numpy()
         reasons = {}
         for i in due:
-            of_structure = np.ascontiguousarray(xyz[self._first[i] : self._first[i + 1]])
+            of_structure = np.ascontiguousarray(xyz[self.first_atom[i] : self.first_atom[i + 1]])
             try:
                 check_extent(of_structure, boxes[i], self._pbc[i])
                 self.lists[i].search(of_structure, np.ascontiguousarray(boxes[i]), self._pbc[i])
@@ -145,7 +146,7 @@ class VerletBatch:
             self._parts[self.lists[i]] = self._part(self.lists[i])
         self._join()
         if reasons:
-            raise BatchErrors(reasons)
+            raise BatchError(reasons)
 
     def _part(self, verlet: VerletList) -> _Candidates:
         known = self._parts.get(verlet)
@@ -160,7 +161,7 @@ class VerletBatch:
         parts = [self._parts[verlet] for verlet in self.lists]
         if not parts:
             return
-        starts = self._first[:-1].tolist()
+        starts = self.first_atom[:-1]
         self._edge_index = torch.cat(
             [part.edge_index + start for part, start in zip(parts, starts, strict=True)], dim=1
         )

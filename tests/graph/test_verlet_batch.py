@@ -9,7 +9,7 @@ import pytest
 import torch
 from ase import Atoms
 
-from gfmpot.graph import AtomGraph, BatchErrors, VerletBatch, VerletList, graph_from_atoms
+from gfmpot.graph import AtomGraph, BatchError, VerletBatch, VerletList, graph_from_atoms
 from gfmpot.graph.verlet_batch import BatchEdges
 
 CUTOFF = 4.0
@@ -121,7 +121,7 @@ def test_bad_structures_are_named_and_the_others_go_on(salt: Atoms, slab: Atoms)
     salt.positions[0] += 1.0
     slab.cell[1] = 0.0
     structures[2].positions[0] += 1.0
-    with pytest.raises(BatchErrors, match="structure 1: periodic along b, but that cell vector is zero") as caught:
+    with pytest.raises(BatchError, match="structure 1: periodic along b, but that cell vector is zero") as caught:
         edges_of(batch, structures)
     assert list(caught.value.reasons) == [1]
     batch.arrange([batch.lists[0], batch.lists[2]])
@@ -133,7 +133,7 @@ def test_absurd_extents_are_refused_before_the_search(salt: Atoms) -> None:
     batch.arrange(lists_of([salt, salt]))
     positions, cell = tensors([salt, salt])
     cell[1] *= 1e7
-    with pytest.raises(BatchErrors, match=r"structure 1: a cell vector of 5\.64e\+07 Å"):
+    with pytest.raises(BatchError, match=r"structure 1: a cell vector of 5\.64e\+07 Å"):
         batch(positions, cell)
 
 

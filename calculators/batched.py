@@ -1,0 +1,147 @@
+"""Many structures at once: relaxation and molecular dynamics of whole lists, evaluated together.
+
+>>> relaxed = relax_many(structures, GFMCalculator(), cell=True, fmax=0.01)
+>>> [one.energy for one in relaxed if one.converged]
+
+A structure takes the steps that it would take alone through :func:`gfmpot.calculators.relaxation.relax`: energies,
+forces and neighbour lists are computed for all together, and nothing else connects them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal, TypeVar, get_args
+
+from ase import Atoms
+
+from gfmpot.calculators.ase import GFMCalculator
+from gfmpot.calculators.batch_flight import MAX_OPEN
+from gfmpot.calculators.batched_relaxation import BatchRelaxed, Relaxations, RelaxSettings
+from gfmpot.config import did_you_mean
+from gfmpot.graph import BatchBudget
+
+__all__ = ["BatchOptimizerName", "BatchRelaxed", "relax_as_done", "relax_many"]
+
+BatchOptimizerName = Literal["FIRE", "LBFGS"]
+
+R = TypeVar("R")
+
+
+def relax_many(
+    structures: Iterable[Atoms],
+    calculator: GFMCalculator,
+    *,
+    cell: bool | Sequence[bool] = False,
+    fmax: float = 0.05,
+    steps: int = 500,
+    optimizer: BatchOptimizerName = "FIRE",
+    trajectories: str | Path | None = None,
+    names: Sequence[str] | None = None,
+    budget: BatchBudget | None = None,
+    progress: bool = True,
+) -> list[BatchRelaxed]:
+    """Relax copies of many structures, evaluated in batches.
+
+    A structure that is refused or fails has an ``error`` in its result; the others are not affected.
+
+    Args:
+        structures: starts, crystals, slabs and molecules in any mixture; charge and multiplicity in ``info`` and the
+            constraints ``FixAtoms`` and ``FixCartesian`` are honoured.
+        calculator: what evaluates them.
+        cell: relax the cells too (as ASE's FrechetCellFilter, along periodic directions), of all or one flag each.
+        fmax: eV/Å, largest force (and, with ``cell``, largest generalised force of the cell) to stop at.
+        steps: the most steps for each structure.
+        optimizer: ``"FIRE"`` or ``"LBFGS"``, as ASE's with their default settings.
+        trajectories: folder for the steps of each structure, as ASE ``.traj`` files.
+        names: of those files, without suffix; by default the number in the list.
+        budget: the most that is evaluated at once; by default what suits a CPU.
+        progress: show a bar if standard error is a terminal.
+
+    Returns:
+        One result for each structure, in their order.
+
+    Raises:
+        ValueError: settings that make no sense.
+    """
+    options = {"fmax": fmax, "steps": steps, "optimizer": optimizer, "trajectories": trajectories, "names": names}
+    done = relax_as_done(structures, calculator, cell=cell, budget=budget, **options)  # type: ignore[arg-type]
+    total = len(structures) if isinstance(structures, Sized) else None
+    return in_order(done, total, progress, lambda one: one.error is None and one.converged)
+
+
+def relax_as_done(
+    structures: Iterable[Atoms],
+    calculator: GFMCalculator,
+    *,
+    cell: bool | Sequence[bool] = False,
+    fmax: float = 0.05,
+    steps: int = 500,
+    optimizer: BatchOptimizerName = "FIRE",
+    trajectories: str | Path | None = None,
+    names: Sequence[str] | None = None,
+    budget: BatchBudget | None = None,
+) -> Iterator[tuple[int, BatchRelaxed]]:
+    """As :func:`relax_many`, but each result comes with its place in the input as soon as it is there.
+
+    ``structures`` is read as there is room for more, so it may be longer than fits into memory.
+    """
+    if optimizer not in get_args(BatchOptimizerName):
+        hint = did_you_mean(str(optimizer), get_args(BatchOptimizerName))
+        raise ValueError(f"no optimizer {optimizer!r} for batches{hint}; relax() has ASE's others")
+    if not fmax > 0 or steps < 0:
+        raise ValueError(f"fmax must be positive and steps not negative, got {fmax} eV/Å and {steps}")
+    file = files(trajectories, names, ".traj")
+    cells = (lambda _: bool(cell)) if isinstance(cell, bool) else (lambda index: bool(cell[index]))
+    settings = RelaxSettings(fmax, steps, optimizer, cells, file)
+    return Relaxations(calculator, settings, within(budget, open_files=trajectories is not None)).run(structures)
+
+
+def within(budget: BatchBudget | None, *, open_files: bool) -> BatchBudget:
+    """The budget, lowered if every structure in flight has files open."""
+    budget = budget or BatchBudget()
+    if not open_files:
+        return budget
+    return BatchBudget(budget.max_edges, budget.max_atoms, min(budget.max_structures, MAX_OPEN))
+
+
+def files(folder: str | Path | None, names: Sequence[str] | None, suffix: str) -> Callable[[int], Path | None]:
+    """The file of each structure by its place in the input; the folder is made."""
+    if folder is None:
+        return lambda index: None
+    if names is not None and len(set(names)) < len(names):
+        twice = next(name for i, name in enumerate(names) if name in names[:i])
+        raise ValueError(f"names of files must differ, got {twice!r} twice")
+    path = Path(folder)
+    path.mkdir(parents=True, exist_ok=True)
+    return lambda index: path / f"{index if names is None else names[index]}{suffix}"
+
+
+def in_order(done: Iterator[tuple[int, R]], total: int | None, progress: bool, good: Callable[[R], bool]) -> list[R]:
+    """Collect results into the order of the input, and show how far they are."""
+    results: dict[int, R] = {}
+    with _bar(total, progress) as show:
+        for index, result in done:
+            results[index] = result
+            show(good(result))
+    return [results[index] for index in range(len(results))]
+
+
+@contextmanager
+def _bar(total: int | None, progress: bool) -> Iterator[Callable[[bool], None]]:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn()
+    bad = 0
+    with Progress(*columns, console=console, disable=not (progress and console.is_terminal)) as bar:
+        task = bar.add_task("", total=total, note="")
+
+        def show(good: bool) -> None:
+            nonlocal bad
+            bad += not good
+            bar.update(task, advance=1, note=f"{bad} failed or not converged" if bad else "")
+
+        yield show
