@@ -110,10 +110,10 @@ def run_md(
     trajectory, log = Path(trajectory), Path(log)
     if atoms.calc is None:
         raise ValueError("attach a calculator first: atoms.calc = GFMCalculator()")
-    _check_fit(atoms, config)
-    if not resume and (there := next((path for path in (trajectory, log) if path.exists()), None)):
-        raise ValueError(f"{there} exists; go on with that run (resume), or name another file")
-    last = _last(atoms, config, trajectory) if resume else None
+    check_fit(atoms, config)
+    if not resume:
+        refuse_existing(trajectory, log)
+    last = last_state(atoms, config, trajectory) if resume else None
     run = _Run(atoms, config, last)
     record = MDRecord(trajectory, log, config, stress=has_stress(run.atoms), after=run.step if last else None)
     began, first = time.perf_counter(), run.step
@@ -126,7 +126,7 @@ def run_md(
             run.advance(record)
             if on_step is not None:
                 on_step(run.step)
-    return _summary(run, record.rows, run.step - first, time.perf_counter() - began)
+    return summarise(run.atoms, config, run.step, record.rows, run.step - first, time.perf_counter() - began)
 
 
 class _Run:
@@ -141,7 +141,7 @@ class _Run:
             draw_velocities(self.atoms, config.temperature, self.rng)
         energy = self.atoms.get_potential_energy()  # what the calculator refuses is refused before the first step
         if last is not None:
-            _check_same_potential(energy, last.atoms)
+            check_same_potential(energy, last.atoms)
         self.limit = max(EXPLODED, 20 * max(config.temperature, self.atoms.get_temperature()))
         self.dynamics = _integrator(self.atoms, config, self.rng)
         self.step = 0 if last is None else last.step
@@ -204,16 +204,32 @@ class _Run:
         return not all(np.isfinite(part).all() for part in state)
 
     def _exploded(self, reason: str, record: MDRecord) -> DynamicsError:
-        kept = int(record.rows[-1]["step"]) if record.rows else self.step
-        softer = f", a ptime above {self.config.ptime:g} fs" if self.config.ensemble == "npt" else ""
-        return DynamicsError(
-            f"the run exploded after step {self.step} ({self.step * self.config.timestep * 1e-3:g} ps): {reason}. "
-            f"{record.trajectory} keeps the frames up to step {kept}. Try a time step below {self.config.timestep:g} "
-            f"fs{softer}, relax the start first, or check that the model knows this chemistry"
-        )
+        return DynamicsError(explosion(self.step, reason, record))
 
 
-def _last(atoms: Atoms, config: MDConfig, trajectory: Path) -> LastFrame | None:
+def refuse_existing(*files: Path) -> None:
+    """Refuse to write over an earlier run.
+
+    Raises:
+        ValueError: one of the files exists.
+    """
+    if there := next((path for path in files if path.exists()), None):
+        raise ValueError(f"{there} exists; go on with that run (resume), or name another file")
+
+
+def explosion(step: int, reason: str, record: MDRecord) -> str:
+    """What to tell of a run that came to an end after a step."""
+    config, kept = record.config, int(record.rows[-1]["step"]) if record.rows else step
+    softer = f", a ptime above {config.ptime:g} fs" if config.ensemble == "npt" else ""
+    return (
+        f"the run exploded after step {step} ({step * config.timestep * 1e-3:g} ps): {reason}. {record.trajectory} "
+        f"keeps the frames up to step {kept}. Try a time step below {config.timestep:g} fs{softer}, relax the start "
+        "first, or check that the model knows this chemistry"
+    )
+
+
+def last_state(atoms: Atoms, config: MDConfig, trajectory: Path) -> LastFrame | None:
+    """Where the run of ``atoms`` in a trajectory goes on, None if it has not begun; errors as ``last_frame``."""
     last = last_frame(trajectory, config)
     if last is not None and not np.array_equal(last.atoms.numbers, atoms.numbers):
         raise ValueError(
@@ -223,8 +239,12 @@ def _last(atoms: Atoms, config: MDConfig, trajectory: Path) -> LastFrame | None:
     return last
 
 
-def _check_same_potential(energy: float, frame: Atoms) -> None:
-    """The energy of the last frame tells another model, head, precision, charge or spin, of any calculator."""
+def check_same_potential(energy: float, frame: Atoms) -> None:
+    """The energy of the last frame tells another model, head, precision, charge or spin, of any calculator.
+
+    Raises:
+        ValueError: ``energy`` (eV) of the same geometry differs.
+    """
     written = float(frame.get_potential_energy())
     if abs(energy - written) > SAME_ENERGY * len(frame):
         raise ValueError(
@@ -249,7 +269,12 @@ def draw_velocities(atoms: Atoms, temperature: float, rng: np.random.Generator) 
             ZeroRotation(atoms, preserve_temperature=False)
 
 
-def _check_fit(atoms: Atoms, config: MDConfig) -> None:
+def check_fit(atoms: Atoms, config: MDConfig) -> None:
+    """Refuse a structure that the ensemble is not for.
+
+    Raises:
+        ValueError: npt without a cell, or constraints beside a thermostat that counts on all coordinates.
+    """
     if config.ensemble == "npt" and not (atoms.pbc.all() and atoms.cell.rank == 3):
         raise ValueError(f"npt needs a cell that is periodic in three directions, got pbc={atoms.pbc.tolist()}")
     if config.ensemble in ("nvt-nose-hoover", "npt") and atoms.constraints:
@@ -276,18 +301,21 @@ def _integrator(atoms: Atoms, config: MDConfig, rng: np.random.Generator) -> Any
     return IsotropicMTKNPT(atoms, timestep, temperature_K=kelvin, pressure_au=config.pressure * units.GPa, **damping)
 
 
-def _summary(run: _Run, rows: list[Row], steps_run: int, wall_time: float) -> MDSummary:
+def summarise(
+    atoms: Atoms, config: MDConfig, step: int, rows: list[Row], steps_run: int, wall_time: float
+) -> MDSummary:
+    """The summary of a run that is at ``step`` after ``steps_run`` steps in ``wall_time`` s, and has these rows."""
     kelvin = np.array([row["temperature_K"] for row in rows])
-    simulated = steps_run * run.config.timestep * 1e-6  # ns
+    simulated = steps_run * config.timestep * 1e-6  # ns
     return MDSummary(
-        atoms=run.atoms,
-        steps=run.step,
+        atoms=atoms,
+        steps=step,
         steps_run=steps_run,
         wall_time=wall_time,
         ns_per_day=simulated / wall_time * 86400 if steps_run else float("nan"),
         temperature_mean=float(kelvin.mean()),
         temperature_std=float(kelvin.std()),
-        drift=_drift(rows, len(run.atoms)),
+        drift=_drift(rows, len(atoms)),
         max_force=max(row["max_force_eV_per_A"] for row in rows),
         min_distance=min((d for row in rows if np.isfinite(d := row["min_distance_A"])), default=float("nan")),
     )
