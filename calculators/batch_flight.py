@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -49,6 +49,7 @@ class InFlight(ABC, Generic[J, R]):
     def __init__(self, evaluator: BatchEvaluator, budget: BatchBudget) -> None:
         self.evaluator, self.budget = evaluator, budget
         self.jobs: list[J] = []
+        self.on_turn: Callable[[int], None] | None = None  # called with the number of structures just evaluated
         self._held: J | None = None
 
     @abstractmethod
@@ -137,6 +138,8 @@ class InFlight(ABC, Generic[J, R]):
             failed = {i: self.failed(job.index, job.start, error.reasons[i], job) for i, job in jobs.items()}
             yield from self._dismiss(failed)
             return
+        if self.on_turn is not None:
+            self.on_turn(len(self.jobs))
         for job, edges in zip(self.jobs, evaluation.edges.tolist(), strict=True):
             job.edges = edges
         yield from self._dismiss(self.take(evaluation))

@@ -3,14 +3,15 @@
 >>> relaxed = relax_many(structures, GFMCalculator(), cell=True, fmax=0.01)
 >>> [one.energy for one in relaxed if one.converged]
 
-A structure takes the steps that it would take alone through :func:`gfmpot.calculators.relaxation.relax`: energies,
-forces and neighbour lists are computed for all together, and nothing else connects them.
+A structure takes the steps that it would take alone through :func:`gfmpot.calculators.relaxation.relax` or
+:func:`gfmpot.calculators.dynamics.run_md`: energies, forces, neighbour lists and steps are computed for all together,
+and nothing else connects them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
-from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal, TypeVar, get_args
 
@@ -18,11 +19,23 @@ from ase import Atoms
 
 from gfmpot.calculators.ase import GFMCalculator
 from gfmpot.calculators.batch_flight import MAX_OPEN
+from gfmpot.calculators.batch_integrators import INTEGRATORS
+from gfmpot.calculators.batch_progress import Bar, progress_bar
+from gfmpot.calculators.batched_dynamics import BatchSimulated, Simulations
 from gfmpot.calculators.batched_relaxation import BatchRelaxed, Relaxations, RelaxSettings
+from gfmpot.calculators.md_config import MDConfig
 from gfmpot.config import did_you_mean
 from gfmpot.graph import BatchBudget
 
-__all__ = ["BatchOptimizerName", "BatchRelaxed", "relax_as_done", "relax_many"]
+__all__ = [
+    "BatchOptimizerName",
+    "BatchRelaxed",
+    "BatchSimulated",
+    "MDConfig",
+    "dynamics_many",
+    "relax_as_done",
+    "relax_many",
+]
 
 BatchOptimizerName = Literal["FIRE", "LBFGS"]
 
@@ -67,8 +80,8 @@ def relax_many(
     """
     options = {"fmax": fmax, "steps": steps, "optimizer": optimizer, "trajectories": trajectories, "names": names}
     done = relax_as_done(structures, calculator, cell=cell, budget=budget, **options)  # type: ignore[arg-type]
-    total = len(structures) if isinstance(structures, Sized) else None
-    return in_order(done, total, progress, lambda one: one.error is None and one.converged)
+    with progress_bar(len(structures) if isinstance(structures, Sized) else None, progress) as bar:
+        return in_order(done, bar, lambda one: one.converged, counted=1)
 
 
 def relax_as_done(
@@ -92,10 +105,58 @@ def relax_as_done(
         raise ValueError(f"no optimizer {optimizer!r} for batches{hint}; relax() has ASE's others")
     if not fmax > 0 or steps < 0:
         raise ValueError(f"fmax must be positive and steps not negative, got {fmax} eV/Å and {steps}")
-    file = files(trajectories, names, ".traj")
+    file = (lambda _: None) if trajectories is None else files(trajectories, names, ".traj")
     cells = (lambda _: bool(cell)) if isinstance(cell, bool) else (lambda index: bool(cell[index]))
     settings = RelaxSettings(fmax, steps, optimizer, cells, file)
     return Relaxations(calculator, settings, within(budget, open_files=trajectories is not None)).run(structures)
+
+
+def dynamics_many(
+    structures: Iterable[Atoms],
+    calculator: GFMCalculator,
+    config: MDConfig,
+    folder: str | Path,
+    *,
+    names: Sequence[str] | None = None,
+    resume: bool = False,
+    budget: BatchBudget | None = None,
+    progress: bool = True,
+) -> list[BatchSimulated]:
+    """Simulate copies of many structures, evaluated in batches.
+
+    Each run is the one that :func:`gfmpot.calculators.dynamics.run_md` makes of the structure alone, with the same
+    files, and the seed ``config.seed`` plus its place in the list: equal structures take different paths. A run that is
+    refused or explodes has an ``error`` in its result; the others are not affected.
+
+    Args:
+        structures: starts, in any mixture; velocities are kept, or drawn where there are none, and the constraints
+            ``FixAtoms`` and ``FixCartesian`` are honoured.
+        calculator: what evaluates them.
+        config: what to simulate; the ensembles are ``nve`` and ``nvt-langevin``.
+        folder: where the trajectory (``.traj``) and the table (``.csv``) of each run are written.
+        names: of those files, without suffix; by default the number in the list.
+        resume: go on with the runs in ``folder``, each from its last whole frame, or begin them.
+        budget: the most that is evaluated at once; by default what suits a CPU.
+        progress: show a bar if standard error is a terminal.
+
+    Returns:
+        One result for each structure, in their order.
+
+    Raises:
+        ValueError: an ensemble that only :func:`gfmpot.calculators.dynamics.run_md` has, or names that are not unique.
+    """
+    if config.ensemble not in INTEGRATORS:
+        raise ValueError(
+            f"batches run {' and '.join(INTEGRATORS)}, got {config.ensemble}; use run_md for each structure"
+        )
+    trajectory, log = files(folder, names, ".traj"), files(folder, names, ".csv")
+    simulations = Simulations(
+        calculator, config, lambda i: (trajectory(i), log(i)), resume, within(budget, open_files=True)
+    )
+    steps = len(structures) * (config.steps + 1) if isinstance(structures, Sized) else None
+    with progress_bar(steps, progress) as bar:
+        simulations.on_turn = bar.advance
+        return in_order(simulations.run(structures), bar, lambda one: one.error is None, counted=0)
 
 
 def within(budget: BatchBudget | None, *, open_files: bool) -> BatchBudget:
@@ -103,13 +164,11 @@ def within(budget: BatchBudget | None, *, open_files: bool) -> BatchBudget:
     budget = budget or BatchBudget()
     if not open_files:
         return budget
-    return BatchBudget(budget.max_edges, budget.max_atoms, min(budget.max_structures, MAX_OPEN))
+    return replace(budget, max_structures=min(budget.max_structures, MAX_OPEN))
 
 
-def files(folder: str | Path | None, names: Sequence[str] | None, suffix: str) -> Callable[[int], Path | None]:
+def files(folder: str | Path, names: Sequence[str] | None, suffix: str) -> Callable[[int], Path]:
     """The file of each structure by its place in the input; the folder is made."""
-    if folder is None:
-        return lambda index: None
     if names is not None and len(set(names)) < len(names):
         twice = next(name for i, name in enumerate(names) if name in names[:i])
         raise ValueError(f"names of files must differ, got {twice!r} twice")
@@ -118,30 +177,11 @@ def files(folder: str | Path | None, names: Sequence[str] | None, suffix: str) -
     return lambda index: path / f"{index if names is None else names[index]}{suffix}"
 
 
-def in_order(done: Iterator[tuple[int, R]], total: int | None, progress: bool, good: Callable[[R], bool]) -> list[R]:
-    """Collect results into the order of the input, and show how far they are."""
+def in_order(done: Iterator[tuple[int, R]], bar: Bar, good: Callable[[R], bool], *, counted: int) -> list[R]:
+    """Collect results into the order of the input; each advances the bar by ``counted``."""
     results: dict[int, R] = {}
-    with _bar(total, progress) as show:
-        for index, result in done:
-            results[index] = result
-            show(good(result))
+    for index, result in done:
+        results[index] = result
+        bar.advance(counted)
+        bar.tell(good(result))
     return [results[index] for index in range(len(results))]
-
-
-@contextmanager
-def _bar(total: int | None, progress: bool) -> Iterator[Callable[[bool], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    console = Console(stderr=True)
-    columns = MofNCompleteColumn(), BarColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn()
-    bad = 0
-    with Progress(*columns, console=console, disable=not (progress and console.is_terminal)) as bar:
-        task = bar.add_task("", total=total, note="")
-
-        def show(good: bool) -> None:
-            nonlocal bad
-            bad += not good
-            bar.update(task, advance=1, note=f"{bad} failed or not converged" if bad else "")
-
-        yield show
