@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ase import Atoms
 from ase.calculators.calculator import Calculator, PropertyNotImplementedError, all_changes
 
 from gfmpot.config import did_you_mean
 from gfmpot.graph import AtomGraph, VerletList, graph_from_atoms
-from gfmpot.inference import Predictor, Results
+from gfmpot.inference import AutoPredictor, Choice, Predictor, Results, build_predictor
 from gfmpot.models import Potential
+
+if TYPE_CHECKING:
+    from gfmpot.inference.certificate import Certificate
 
 
 class GFMCalculator(Calculator):  # type: ignore[misc]
@@ -30,6 +33,8 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
         head: the branch that answers, on its theory's own energy scale; None blends the branches by composition.
         weights: weight by branch name, instead of those from the composition.
         precision: of the network, ``"fp32"``, ``"fp64"`` or ``"bf16"``; geometry and energy sums are always float64.
+            ``"auto"`` takes the cheapest that keeps to ``tolerance`` on the first structures, and stays with it.
+        tolerance: of ``"auto"``, against float64: ``{"energy": 1e-4, "forces": 1e-3}`` (eV/atom, eV/Å) by default.
         device: e.g. ``"cpu"`` or ``"cuda"``; None takes a GPU if there is one.
         compile: compile the network; worth it for long runs, and checked against the plain one at the start.
         charge: total charge of structures that do not state one in ``atoms.info["charge"]``.
@@ -51,6 +56,7 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
         "head": None,
         "weights": None,
         "precision": "fp32",
+        "tolerance": None,
         "device": None,
         "compile": False,
         "charge": 0,
@@ -67,6 +73,7 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
         head: str | None = None,
         weights: Mapping[str, float] | None = None,
         precision: str = "fp32",
+        tolerance: Mapping[str, float] | None = None,
         device: str | None = None,
         compile: bool = False,
         charge: int = 0,
@@ -85,6 +92,7 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
             head=head,
             weights=None if weights is None else dict(weights),
             precision=precision,
+            tolerance=None if tolerance is None else dict(tolerance),
             device=device,
             compile=compile,
             charge=charge,
@@ -106,8 +114,20 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
         """The model, in the calculator's precision."""
         return self.predictor.potential
 
+    @property
+    def precision(self) -> str:
+        """What the network runs in; while ``"auto"`` has not chosen yet, float64."""
+        return self.predictor.precision
+
+    @property
+    def precision_choice(self) -> Choice | None:
+        """What ``precision="auto"`` has chosen, with the errors and times that it measured."""
+        return self.predictor.choice if isinstance(self.predictor, AutoPredictor) else None
+
     def set(self, **kwargs: Any) -> dict[str, Any]:
         """Change parameters; results are forgotten and the model is prepared anew.
+
+        A precision that ``"auto"`` has chosen stays, unless model, device, precision or tolerance change.
 
         Raises:
             ValueError: unknown parameter.
@@ -118,7 +138,8 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
         if self._predictor is None:
             return dict(super().set(**kwargs))
         model = kwargs.get("model", self._model)
-        self._prepare(model, {**self.parameters, **kwargs})  # first, so that a mistake changes nothing
+        keep = None if {"model", "device", "precision", "tolerance"} & kwargs.keys() else self.precision_choice
+        self._prepare(model, {**self.parameters, **kwargs}, keep)  # first, so that a mistake changes nothing
         changed: dict[str, Any] = super().set(**{**kwargs, "model": _model_name(model)})
         self.reset()
         return changed
@@ -160,6 +181,44 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
         """
         return list(self.predictor.many(self._graphs(structures)))
 
+    def certify(
+        self,
+        structures: Atoms | Sequence[Atoms],
+        *,
+        precisions: Sequence[str] = (),
+        md_steps: int = 200,
+        temperature: float = 300.0,
+    ) -> Certificate:
+        """What rounding does to the answers for these structures: a certificate to print, to keep and to cite.
+
+        Against float64 and against itself: energy, forces and stress, finite differences, symmetries, batches,
+        extensivity, repeatability and the drift of the energy in a short NVE run.
+
+        Args:
+            structures: one, or several.
+            precisions: of ``"bf16"``, ``"fp32"``, ``"fp64"``; none given means the calculator's own.
+            md_steps: steps of dynamics for each structure and precision; 0 leaves them out.
+            temperature: K, of the velocities they begin with, where a structure brings none.
+
+        Raises:
+            ValueError: no structures, unknown precision, or a structure that the model cannot answer for.
+        """
+        from gfmpot.calculators.certify import ShortDynamics, named
+        from gfmpot.inference.certification import certify
+
+        given = named(structures)
+        if not precisions and given and isinstance(self.predictor, AutoPredictor):
+            self.predictor.decide(self._graph(given[0][1]))
+        return certify(
+            self._model,
+            given,
+            precisions=precisions or [self.precision],
+            charge=self.parameters["charge"],
+            spin=self.parameters["spin"],
+            dynamics=ShortDynamics(self._in_precision, md_steps, temperature) if md_steps else None,
+            **_options(self.parameters),
+        )
+
     def freeze_weights(self, reference: Atoms) -> dict[str, float]:
         """Use the branch weights of ``reference`` from now on, and return them.
 
@@ -171,11 +230,18 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
         self.set(weights=weights, head=None)
         return weights
 
-    def _prepare(self, model: str | Path | Potential, parameters: Mapping[str, Any]) -> None:
-        options = {key: value for key, value in parameters.items() if key not in ("model", "charge", "spin", "skin")}
-        predictor = Predictor(model, **options)
+    def _prepare(
+        self, model: str | Path | Potential, parameters: Mapping[str, Any], choice: Choice | None = None
+    ) -> None:
+        how = {key: parameters[key] for key in ("precision", "tolerance")}
+        predictor = build_predictor(model, **how, choice=choice, **_options(parameters))
         self._verlet = VerletList(predictor.cutoff, parameters["skin"])
         self._model, self._predictor = model, predictor
+
+    def _in_precision(self, precision: str) -> GFMCalculator:
+        """Another calculator with the same settings."""
+        own = {key: self.parameters[key] for key in ("charge", "spin", "skin")}
+        return GFMCalculator(self._model, precision=precision, **own, **_options(self.parameters))
 
     def _graph(self, atoms: Atoms, search: VerletList | None = None) -> AtomGraph:
         p = self.parameters
@@ -199,3 +265,9 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
 def _model_name(model: str | Path | Potential) -> str:
     """What stands for the model in ``todict()``: JSON has no room for weights."""
     return str(model.metadata.get("name", "in-memory")) if isinstance(model, Potential) else str(model)
+
+
+def _options(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that are settings of the predictor, whatever its precision."""
+    others = ("model", "charge", "spin", "skin", "precision", "tolerance")
+    return {key: value for key, value in parameters.items() if key not in others}
