@@ -111,6 +111,21 @@ class AtomGraph:
         """A copy with some fields exchanged."""
         return dataclasses.replace(self, **changes)
 
+    def part(self, start: int, stop: int) -> AtomGraph:
+        """Structures ``start`` to ``stop`` of this batch, as a batch of their own."""
+        limits = torch.tensor([start, stop], device=self.cell.device)
+        first, last = torch.searchsorted(self.structure_of_atom, limits).tolist()
+        edges = slice(*torch.searchsorted(self.receivers.contiguous(), limits.new_tensor([first, last])).tolist())
+        ranges = dict.fromkeys(_PER_ATOM, slice(first, last)) | dict.fromkeys(_PER_STRUCTURE, slice(start, stop))
+        kept = {name: value[ranges[name]] for name, value in self._tensors().items() if name in ranges}
+        return dataclasses.replace(
+            self,
+            **kept,
+            edge_index=self.edge_index[:, edges] - first,
+            cell_shifts=self.cell_shifts[edges],
+            structure_of_atom=self.structure_of_atom[first:last] - start,
+        )
+
     @classmethod
     def batch(cls, graphs: Sequence[AtomGraph]) -> AtomGraph:
         """Join graphs into one; an optional field must be present in all of them or in none.

@@ -4,8 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
-from gfmpot.graph.atom_graph import AtomGraph
+
+class Measured(Protocol):
+    """Whatever has a number of atoms and of edges, such as an :class:`gfmpot.graph.AtomGraph`."""
+
+    @property
+    def n_atoms(self) -> int:
+        """Atoms."""
+
+    @property
+    def n_edges(self) -> int:
+        """Directed edges."""
+
+
+T = TypeVar("T", bound=Measured)
 
 
 @dataclass(frozen=True)
@@ -25,9 +39,9 @@ class BatchBudget:
         """Whether so many together stay within the budget."""
         return structures <= self.max_structures and atoms <= self.max_atoms and edges <= self.max_edges
 
-    def pack(self, graphs: Iterable[AtomGraph]) -> Iterator[list[AtomGraph]]:
+    def pack(self, graphs: Iterable[T]) -> Iterator[list[T]]:
         """Consecutive graphs in lists that fit, in order; one that exceeds the budget by itself goes alone."""
-        batch: list[AtomGraph] = []
+        batch: list[T] = []
         atoms = edges = 0
         for graph in graphs:
             if batch and not self.fits(len(batch) + 1, atoms + graph.n_atoms, edges + graph.n_edges):

@@ -54,6 +54,14 @@ def test_batch_shifts_indices_and_keeps_the_rest() -> None:
     assert edges.tolist() == [part.n_edges for part in parts]
 
 
+@pytest.mark.parametrize("labels", [False, True])
+def test_part_of_a_batch_is_the_batch_of_its_part(labels: bool) -> None:
+    parts = [graph(atoms, labels=labels, branch=1) for atoms in (WATER, ATOM, SALT, WATER)]
+    batch = AtomGraph.batch(parts)
+    for start, stop in ((0, 4), (0, 1), (1, 2), (1, 3), (3, 4)):
+        assert_same(batch.part(start, stop), AtomGraph.batch(parts[start:stop]))
+
+
 def test_receivers_of_a_batch_ascend() -> None:
     batch = AtomGraph.batch([graph(SALT), graph(WATER), graph(SALT)])
     assert bool((batch.receivers.diff() >= 0).all())

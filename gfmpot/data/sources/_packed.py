@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,13 +24,14 @@ class Packed:
         arrays: arrays by name, e.g. an ``h5py.File``.
         name: what begins the group of a structure without one.
         where: the file, for messages.
+        needed: arrays that must be there; without an energy, structures are not labelled.
 
     Raises:
         ValueError: a needed array is missing, or arrays disagree in length.
     """
 
-    def __init__(self, arrays: Mapping[str, Any], name: str, where: str) -> None:
-        missing = [key for key in NEEDED if key not in arrays]
+    def __init__(self, arrays: Mapping[str, Any], name: str, where: str, needed: Sequence[str] = NEEDED) -> None:
+        missing = [key for key in needed if key not in arrays]
         if missing:
             raise ValueError(
                 f"{where}: missing {', '.join(missing)}; expected the packed layout of docs/data.md, where unknown "
@@ -92,7 +93,7 @@ def _frame(one: Mapping[str, Any], group: str, scale: Scale) -> Frame:
     return Frame(
         numbers=one["numbers"].astype(np.int64),
         positions=one["positions"].astype(np.float64) * scale.length,
-        energy=float(one["energy"]) * scale.energy,
+        energy=float(one.get("energy", np.nan)) * scale.energy,
         forces=_or_nan(one, "forces", (n, 3)) * scale.force,
         group=group,
         cell=one["cell"].astype(np.float64) * scale.length if "cell" in one else np.zeros((3, 3)),

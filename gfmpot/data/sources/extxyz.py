@@ -38,23 +38,37 @@ class ExtXyz(AtomsSource):
 
     def read(self, path: Path, start: int, stop: int) -> Iterator[Frame | Rejected]:
         """One frame per record."""
-        from ase.io.extxyz import read_xyz
-
         offsets = _offsets(path)
         stop = min(stop, len(offsets) - 1)
+        yield from self.read_from(path, int(offsets[min(start, stop)]), start, start, stop)
+
+    def marks(self, path: Path, every: int) -> list[int]:
+        """Byte offsets of frames 0, ``every``, 2 ``every`` and so on, from which :meth:`read_from` can start."""
+        return _offsets(path)[:-1:every].tolist()  # type: ignore[no-any-return]
+
+    def read_from(self, path: Path, offset: int, first: int, start: int, stop: int) -> Iterator[Frame | Rejected]:
+        """Frames ``start`` to ``stop``, as :meth:`read` does, without a scan: frame ``first`` begins at ``offset``."""
         with path.open("rb") as file:
-            file.seek(offsets[min(start, stop)])
-            for index in range(start, stop):
-                text = file.read(offsets[index + 1] - offsets[index]).decode(errors="replace")
-                if cut := _cut(text):
-                    yield Rejected(f"{path.name}:{index}", cut)
-                    continue
-                try:
-                    atoms = next(read_xyz(StringIO(text), 0))
-                except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
-                    yield Rejected(f"{path.name}:{index}", f"not extended XYZ: {error!r}")
-                else:
-                    yield self.frame(atoms, path, index)
+            file.seek(offset)
+            for index in range(first, stop):
+                head = file.readline()
+                if not head.strip():
+                    return
+                lines = islice(file, _number_of_atoms(head, f"{path}: frame {index}") + 1)
+                text = b"".join([head, *lines])
+                if index >= start:
+                    yield self._parsed(text.decode(errors="replace"), path, index)
+
+    def _parsed(self, text: str, path: Path, index: int) -> Frame | Rejected:
+        from ase.io.extxyz import read_xyz
+
+        if cut := _cut(text):
+            return Rejected(f"{path.name}:{index}", cut)
+        try:
+            atoms = next(read_xyz(StringIO(text), 0))
+        except (ValueError, KeyError, IndexError, TypeError, OSError) as error:
+            return Rejected(f"{path.name}:{index}", f"not extended XYZ: {error!r}")
+        return self.frame(atoms, path, index)
 
 
 def _offsets(path: Path) -> NDArray[np.int64]:

@@ -19,6 +19,8 @@ from gfmpot.data import FrameSet
 from gfmpot.data.frame import Frame, Rejected
 from gfmpot.data.source import build_source
 from gfmpot.data.sources._ase import frame_from_atoms, voigt
+from gfmpot.data.sources._npz import open_arrays
+from gfmpot.data.sources.extxyz import ExtXyz
 from gfmpot.units import BOHR, GPA, HARTREE
 
 STRESS = np.array([0.01, 0.02, 0.03, 0.004, 0.005, 0.006])
@@ -115,6 +117,20 @@ def test_extxyz(tmp_path: Path) -> None:
     check_same(frames(list(source.read(path, 1, 2))), structures()[1:2])
     assert [frame.group for frame in frames(list(source.read(path, 0, 9)))] == ["set:0", "hydroxide", "set:2"]
     assert list(source.read(path, 5, 9)) == []
+
+
+def test_extxyz_from_marks(tmp_path: Path) -> None:
+    """Any part is found from a mark before it, without a scan of the file."""
+    path = tmp_path / "set.extxyz"
+    write(path, structures() * 3)
+    source = ExtXyz()
+    marks = source.marks(path, 2)
+    assert len(marks) == 5
+    for start, stop in ((0, 9), (1, 2), (3, 7), (8, 9)):
+        mark = start // 2
+        found = frames(list(source.read_from(path, marks[mark], 2 * mark, start, stop)))
+        check_same(found, (structures() * 3)[start:stop])
+    assert len(list(source.read_from(path, marks[4], 8, 8, 99))) == 1
 
 
 def test_extxyz_groups(tmp_path: Path) -> None:
@@ -366,6 +382,38 @@ def test_npz_cut_off(tmp_path: Path) -> None:
     (tmp_path / "one.npy").rename(tmp_path / "one.npz")
     with pytest.raises(ValueError, match=r"one\.npz: not a whole \.npz"):
         build_source("npz").count(tmp_path / "one.npz")
+
+
+@pytest.mark.parametrize("save_as", [np.savez, np.savez_compressed])
+def test_npz_in_slices(save_as: Callable[..., None], tmp_path: Path) -> None:
+    """Forwards, backwards and past the end, without the arrays that nobody asks for."""
+    path = tmp_path / "set.npz"
+    save_as(path, **packed(), labels=np.array([{}], dtype=object))
+    arrays = open_arrays(path, ("natoms", "positions", "cell", "nothing"))
+    assert list(arrays) == ["natoms", "positions", "cell"]
+    for name, array in arrays.items():
+        whole = packed()[name]
+        assert array.shape == whole.shape
+        np.testing.assert_array_equal(array[()], whole)
+        for start, stop in ((0, 1), (1, 3), (2, 3), (0, 2), (2, 99)):
+            np.testing.assert_array_equal(array[start:stop], whole[start:stop])
+    with pytest.raises(ValueError, match=r"set\.npz: labels should be an array of numbers"):
+        open_arrays(path, ["labels"])
+    with pytest.raises(FileNotFoundError, match="no file"):
+        open_arrays(tmp_path / "nothing.npz", ["natoms"])
+
+
+def test_npz_in_slices_of_a_damaged_file(tmp_path: Path) -> None:
+    path = tmp_path / "set.npz"
+    np.savez_compressed(path, positions=np.random.default_rng(0).normal(size=(1000, 3)))
+    data = bytearray(path.read_bytes())
+    data[10_000:10_100] = bytes(100)
+    path.write_bytes(data)
+    with pytest.raises(ValueError, match=r"set\.npz: positions cannot be read from 990 to 1000"):
+        open_arrays(path, ["positions"])["positions"][990:1000]
+    path.write_bytes(data[:5000])
+    with pytest.raises(ValueError, match=r"not a whole \.npz"):
+        open_arrays(path, ["positions"])
 
 
 def test_npz_reference_data(reference: Callable[[str], Path]) -> None:
