@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from gfmpot.data.frame import Frame
 from gfmpot.graph import AtomGraph, InvalidStructureError, build_graph
-from gfmpot.graph.build import MAX_ATOMIC_NUMBER, charge_and_spin
+from gfmpot.graph.atom_graph import MAX_ATOMIC_NUMBER
+from gfmpot.graph.build import charge_and_spin
 
 if TYPE_CHECKING:
     from ase import Atoms

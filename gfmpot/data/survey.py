@@ -15,7 +15,7 @@ from gfmpot.data.formats.adios_writer import Extent
 from gfmpot.data.formats.manifest import SPLITS, SplitSettings
 from gfmpot.data.parts import Content, read_part
 from gfmpot.data.split import split_of_group
-from gfmpot.graph.build import MAX_ATOMIC_NUMBER
+from gfmpot.graph.atom_graph import MAX_ATOMIC_NUMBER
 
 LEFT_OUT = -1
 

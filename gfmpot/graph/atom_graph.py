@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from gfmpot import kernels
+
 if TYPE_CHECKING:
     from torch_geometric.data import Data
 
 UNSPECIFIED_SPIN = 0
 """Stands for "no multiplicity stated" in :attr:`AtomGraph.spin`."""
+
+MAX_ATOMIC_NUMBER = 118
 
 _PER_ATOM = ("positions", "atomic_numbers", "forces")
 _PER_STRUCTURE = ("cell", "pbc", "charge", "spin", "branch", "energy", "stress")
@@ -81,6 +85,18 @@ class AtomGraph:
         return self.structure_of_atom[self.receivers]
 
     @cached_property
+    def composition(self) -> Tensor:
+        """(G, 118) float64 number of atoms of each element."""
+        cells = self.structure_of_atom * MAX_ATOMIC_NUMBER + self.atomic_numbers - 1
+        counts = torch.bincount(cells, minlength=self.n_structures * MAX_ATOMIC_NUMBER)
+        return counts.view(self.n_structures, MAX_ATOMIC_NUMBER).double()
+
+    @cached_property
+    def topology(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The order of edges as kernels need it: see :func:`gfmpot.kernels.topology`."""
+        return kernels.topology(self.edge_index, self.n_atoms)
+
+    @cached_property
     def kinds(self) -> tuple[Tensor, Tensor]:
         """(U,) one atom of each kind, and (N,) the kind of each atom.
 
@@ -88,6 +104,12 @@ class AtomGraph:
         and of the same size unless they are neutral and state no multiplicity.
         """
         plain = (self.charge == 0) & (self.spin == UNSPECIFIED_SPIN)
+        if plain.all():
+            present = self.composition.sum(dim=0) > 0
+            row = present.cumsum(0) - 1  # of each element in the table of those present
+            kind = row[self.atomic_numbers - 1]
+            one = kind.new_empty(int(row[-1]) + 1)
+            return one.scatter(0, kind, torch.arange(self.n_atoms, device=kind.device)), kind
         size = self.atoms_per_structure.masked_fill(plain, 0)
         of_structure = torch.stack([self.charge, self.spin, size], dim=1)[self.structure_of_atom]
         rows = torch.cat([self.atomic_numbers.unsqueeze(1), of_structure], dim=1)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from gfmpot.graph.atom_graph import UNSPECIFIED_SPIN, AtomGraph
+from gfmpot.graph.atom_graph import MAX_ATOMIC_NUMBER, UNSPECIFIED_SPIN, AtomGraph
 from gfmpot.graph.neighbours import FloatArray, NeighbourList, nearest_only, neighbour_list
 
 if TYPE_CHECKING:
@@ -20,8 +20,6 @@ COINCIDENT = 0.1
 
 FARTHEST = 1e5
 """Å: no structure is longer; what seems so is a mistake, which would end the search for neighbours with a crash."""
-
-MAX_ATOMIC_NUMBER = 118
 
 NeighbourSearch = Callable[[FloatArray, FloatArray, NDArray[np.bool_]], NeighbourList]
 

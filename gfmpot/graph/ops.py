@@ -7,12 +7,20 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
+from gfmpot import kernels
 from gfmpot.graph.atom_graph import AtomGraph
 
 
 def edge_vectors(graph: AtomGraph) -> Tensor:
     """(E, 3) Å, float64: from the sender to the receiver, across periodic boundaries."""
+    if _by_kernels(graph.positions, graph.cell):
+        vectors = graph.positions.new_empty(graph.n_edges, 3)
+        where = (graph.senders, graph.receivers, graph.structure_of_atom, graph.positions, graph.cell)
+        parts = (*(t.contiguous() for t in where), graph.cell_shifts.contiguous())
+        kernels.call("edge_vectors", torch.float64, graph.n_edges, *parts, vectors)
+        return vectors
     shifts = graph.cell_shifts.to(graph.cell.dtype)
     across = torch.einsum("ei,eij->ej", shifts, graph.cell[graph.structure_of_edge])
     return graph.positions[graph.receivers] - graph.positions[graph.senders] + across
@@ -40,6 +48,10 @@ def _sum_by_index(values: Tensor, index: Tensor, size: int) -> Tensor:
 
 def forces_from_edge_gradients(gradients: Tensor, graph: AtomGraph) -> Tensor:
     """(N, 3) forces −∂E/∂r from (E, 3) ∂E/∂(edge vector): each edge pulls its two atoms in opposite directions."""
+    if _by_kernels(gradients):
+        forces = gradients.new_empty(graph.n_atoms, 3)
+        kernels.call("forces", torch.float64, graph.n_atoms, *graph.topology, gradients.contiguous(), forces)
+        return forces
     on_receiver = sum_over_neighbours(gradients, graph)
     return _sum_by_index(gradients, graph.senders, graph.n_atoms) - on_receiver
 
@@ -49,10 +61,27 @@ def stress_from_edge_gradients(gradients: Tensor, vectors: Tensor, graph: AtomGr
 
     NaN for structures that have no volume.
     """
-    outer = vectors.unsqueeze(2) * gradients.unsqueeze(1)
-    virial = _sum_by_index(outer, graph.structure_of_edge, graph.n_structures)
+    virial = _virials(gradients, vectors, graph)
     symmetric = 0.5 * (virial + virial.transpose(1, 2))
     voigt = symmetric.flatten(1)[:, [0, 4, 8, 5, 2, 1]]
     volume = graph.volume.to(voigt.dtype).unsqueeze(1)
     # Divide by a number in any case: a NaN divisor would poison gradients of structures that are masked out later.
     return (voigt / volume.nan_to_num(nan=1.0)).masked_fill(volume.isnan(), torch.nan)
+
+
+def _virials(gradients: Tensor, vectors: Tensor, graph: AtomGraph) -> Tensor:
+    """(G, 3, 3) sums over edges of vector times gradient."""
+    if not _by_kernels(gradients, vectors):
+        outer = vectors.unsqueeze(2) * gradients.unsqueeze(1)
+        return _sum_by_index(outer, graph.structure_of_edge, graph.n_structures)
+    virials = vectors.new_empty(graph.n_structures, 3, 3)
+    first_atoms = F.pad(graph.atoms_per_structure.cumsum(0), (1, 0))
+    inputs = (first_atoms, graph.topology[0], vectors.contiguous(), gradients.contiguous())
+    kernels.call("virials", torch.float64, graph.n_structures, *inputs, virials)
+    return virials
+
+
+def _by_kernels(*values: Tensor) -> bool:
+    """Whether kernels can do it: on a CPU, in float64, where nobody differentiates further."""
+    usable = all(v.device.type == "cpu" and v.dtype == torch.float64 and not v.requires_grad for v in values)
+    return usable and kernels.available()

@@ -39,6 +39,7 @@ class Predictor:
         uncertainty: ``"energy"``, or ``"forces"`` for the spread of forces too, at one more backward pass per branch.
         allow_unsupported: answer for elements that no branch has learnt.
         budget: the largest batch.
+        kernels: use compiled kernels where there are any; without, PyTorch's operations do the same.
 
     Raises:
         ValueError: an unknown model, head or precision, or a device or weights that cannot be used.
@@ -56,6 +57,7 @@ class Predictor:
         uncertainty: Literal["energy", "forces"] = "energy",
         allow_unsupported: bool = False,
         budget: BatchBudget | None = None,
+        kernels: bool = True,
     ) -> None:
         if uncertainty not in ("energy", "forces"):
             raise ValueError(f"uncertainty must be 'energy' or 'forces', got {uncertainty!r}")
@@ -65,6 +67,8 @@ class Predictor:
         self.device = usable_device(device)
         self.potential = potential.eval().requires_grad_(False).to(self.device, network_dtype(precision))
         self.precision, self.head, self.uncertainty = precision, head, uncertainty
+        dense = torch.bfloat16 if precision == "bf16" else self.potential.dtype
+        self._evaluate = self.potential.backbone.kernels(dense) if kernels else None
         self.allow_unsupported, self.budget = allow_unsupported, budget or BatchBudget()
         if head is not None:
             self.potential.branch_index(head)
@@ -114,6 +118,7 @@ class Predictor:
                 weights=self.weights,
                 spread=self.uncertainty,
                 allow_unsupported=self.allow_unsupported,
+                evaluate=self._evaluate,
             )
 
     def _weight_vector(self, weights: Mapping[str, float]) -> Tensor:

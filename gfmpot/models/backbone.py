@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from gfmpot.config import from_mapping, to_mapping, tunable
 from gfmpot.discovery import available, class_in
 from gfmpot.graph import AtomGraph
+
+Evaluator = Callable[[Tensor, Tensor, AtomGraph], Tensor]
+"""Features of atoms: takes and returns what :meth:`Backbone.forward` does, with vectors in float64."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +64,16 @@ class Backbone(nn.Module, ABC):
         Returns:
             (N, out_features), invariant.
         """
+
+    def kernels(self, dense: torch.dtype) -> Evaluator | None:
+        """The same features by compiled kernels, with their first derivatives by the vectors; None without any.
+
+        Weights are taken as they are now and get no gradients.
+
+        Args:
+            dense: dtype of the products with dense layers: that of the weights, or bfloat16.
+        """
+        return None
 
 
 def available_backbones() -> list[str]:

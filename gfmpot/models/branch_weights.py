@@ -8,8 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gfmpot.graph import AtomGraph
-from gfmpot.graph.build import MAX_ATOMIC_NUMBER
+from gfmpot.graph.atom_graph import MAX_ATOMIC_NUMBER
 
 
 class BranchWeightMLP(nn.Module):
@@ -31,13 +30,6 @@ class BranchWeightMLP(nn.Module):
         for i, layer in enumerate(self.layers):
             x = F.linear(F.silu(x) if i else x, layer.weight.double(), layer.bias.double())  # type: ignore[arg-type]
         return x
-
-
-def composition(graph: AtomGraph) -> Tensor:
-    """(G, 118) float64 number of atoms of each element."""
-    cells = graph.structure_of_atom * MAX_ATOMIC_NUMBER + graph.atomic_numbers - 1
-    counts = torch.bincount(cells, minlength=graph.n_structures * MAX_ATOMIC_NUMBER)
-    return counts.view(graph.n_structures, MAX_ATOMIC_NUMBER).double()
 
 
 def masked_softmax(logits: Tensor, supported: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from gfmpot.config import did_you_mean, from_mapping, to_mapping
 from gfmpot.graph import AtomGraph, edge_vectors, sum_per_structure
 from gfmpot.graph.ops import forces_from_edge_gradients, stress_from_edge_gradients
 from gfmpot.graph.sparse import gradients_of, want_weights_only
-from gfmpot.models.backbone import BackboneConfig, backbone_config, backbone_mapping, build_backbone
-from gfmpot.models.branch_weights import BranchWeightMLP, composition, masked_softmax
+from gfmpot.models.backbone import BackboneConfig, Evaluator, backbone_config, backbone_mapping, build_backbone
+from gfmpot.models.branch_weights import BranchWeightMLP, masked_softmax
 from gfmpot.models.branches import BranchHeads, BranchInfo, HeadConfig
 from gfmpot.models.conditioning import AtomEmbedding
 from gfmpot.models.references import References
@@ -124,6 +124,7 @@ class Potential(nn.Module):
         derivatives: bool = True,
         spread: Spread = "energy",
         allow_unsupported: bool = False,
+        evaluate: Evaluator | None = None,
     ) -> Prediction:
         """Energies of all branches and of the answer, with the answer's forces and stress.
 
@@ -137,6 +138,7 @@ class Potential(nn.Module):
             derivatives: compute forces and stress.
             spread: which uncertainty to compute; ``"forces"`` costs one more backward pass per branch.
             allow_unsupported: answer for elements that no branch has learnt, too.
+            evaluate: what stands in for the backbone, e.g. its kernels or a compiled form of it.
 
         Raises:
             UnsupportedElementsError: no branch (or not the chosen one) supports every element of a structure.
@@ -144,21 +146,21 @@ class Potential(nn.Module):
         """
         choice = self._choose(graph, head, weights, allow_unsupported)
         shifts = self.references.shifts(graph)
-        vectors = edge_vectors(graph).to(self.dtype).requires_grad_(derivatives)
+        vectors = edge_vectors(graph).requires_grad_(derivatives)
         with torch.set_grad_enabled(derivatives):
-            eps = self._contributions(vectors, graph)
+            eps = self._contributions(vectors, graph, evaluate)
             aligned = self._per_structure(eps, graph) + shifts
             blended = (choice.weights * aligned).sum(dim=1)
         forces = stress = forces_std = None
         if derivatives:
             gradient = _gradient(blended, vectors, graph, retain=spread == "forces")
             forces = forces_from_edge_gradients(gradient, graph)
-            stress = stress_from_edge_gradients(gradient, vectors.detach().double(), graph)
+            stress = stress_from_edge_gradients(gradient, vectors.detach(), graph)
             if spread == "forces":
                 forces_std = self._forces_std(forces, aligned, vectors, choice, graph)
         own = aligned.detach() - shifts + self.references.totals(graph)
         return Prediction(
-            energy=blended.detach() + composition(graph) @ choice.reference[1:],
+            energy=blended.detach() + graph.composition @ choice.reference[1:],
             energies=self._atomic_energies(eps.detach(), choice, graph),
             forces=forces,
             stress=stress,
@@ -217,7 +219,7 @@ class Potential(nn.Module):
         Returns:
             (G, B) eV, and (N, 3, B) eV/Å forces (None without ``derivatives``).
         """
-        vectors = edge_vectors(graph).to(self.dtype).requires_grad_(derivatives)
+        vectors = edge_vectors(graph).requires_grad_(derivatives)
         with torch.set_grad_enabled(derivatives):
             aligned = self._per_structure(self._contributions(vectors, graph), graph) + self.references.shifts(graph)
         if not derivatives:
@@ -227,7 +229,7 @@ class Potential(nn.Module):
 
     def branch_weights(self, graph: AtomGraph, supporting: Tensor | None = None) -> Tensor:
         """(G, B) float64 weights from the composition, over the branches that support it (G, B)."""
-        counts = composition(graph)
+        counts = graph.composition
         logits = self.weights(counts / counts.sum(dim=1, keepdim=True))
         return masked_softmax(logits, self.references.supporting(graph) if supporting is None else supporting)
 
@@ -268,12 +270,17 @@ class Potential(nn.Module):
         self.references.require(graph, masked > 0, "no branch that was given weight")
         return masked / masked.sum(dim=1, keepdim=True)
 
-    def _contributions(self, vectors: Tensor, graph: AtomGraph) -> Tensor:
+    def _contributions(self, vectors: Tensor, graph: AtomGraph, evaluate: Evaluator | None = None) -> Tensor:
         """ε of all branches, eV in float64: (N, B) by atom, or (G, B) with ``readout="graph"``."""
-        features = self.backbone(self.embedding(graph), vectors, graph)
+        initial = self.embedding(graph)
+        features = evaluate(initial, vectors, graph) if evaluate else self._plain(initial, vectors, graph)
         pooled = features if self.atomwise else sum_per_structure(features, graph)
         eps: Tensor = self.heads(pooled)
         return eps.double() * self.references.scales
+
+    def _plain(self, initial: Tensor, vectors: Tensor, graph: AtomGraph) -> Tensor:
+        features: Tensor = self.backbone(initial, vectors.to(self.dtype), graph)
+        return features
 
     def _per_structure(self, eps: Tensor, graph: AtomGraph) -> Tensor:
         return sum_per_structure(eps, graph) if self.atomwise else eps

@@ -25,17 +25,15 @@ class BesselBasis(nn.Module):
     7), and ``basis_0 = u``: a linear map of the result is a filter whose bias vanishes smoothly at the cutoff too.
     """
 
-    frequencies: Tensor
-
     def __init__(self, size: int, cutoff: float) -> None:
         super().__init__()
         self.cutoff = cutoff
         self.out_features = size + 1
-        self.register_buffer("frequencies", torch.arange(1, size + 1) * (math.pi / cutoff), persistent=False)
 
     def forward(self, distances: Tensor) -> Tensor:
         """(E,) Å to (E, size + 1)."""
         d = distances.unsqueeze(1)
         envelope = polynomial_envelope(d / self.cutoff)
-        bessel = math.sqrt(2 / self.cutoff) * torch.sin(self.frequencies.to(d.dtype) * d) / d
+        n = torch.arange(1, self.out_features, dtype=d.dtype, device=d.device)
+        bessel = math.sqrt(2 / self.cutoff) * torch.sin(n * (math.pi / self.cutoff) * d) / d
         return torch.cat([envelope, bessel * envelope], dim=1)

@@ -9,7 +9,6 @@ from ase.data import atomic_numbers, chemical_symbols
 from torch import Tensor, nn
 
 from gfmpot.graph import AtomGraph
-from gfmpot.models.branch_weights import composition
 from gfmpot.models.branches import BranchInfo
 from gfmpot.models.conditioning import N_ELEMENTS
 
@@ -52,20 +51,20 @@ class References(nn.Module):
 
     def totals(self, graph: AtomGraph) -> Tensor:
         """(G, B) Σ e0 of each branch."""
-        return composition(graph) @ self.e0[:, 1:].T
+        return graph.composition @ self.e0[:, 1:].T
 
     def shifts(self, graph: AtomGraph) -> Tensor:
         """(G, B) Σ alignment of each branch."""
-        return composition(graph) @ self.alignment[:, 1:].T
+        return graph.composition @ self.alignment[:, 1:].T
 
     def supporting(self, graph: AtomGraph) -> Tensor:
         """(G, B) bool: the branch supports every element of the structure."""
-        present = composition(graph) > 0
+        present = graph.composition > 0
         return ~(present.unsqueeze(1) & ~self.supported[:, 1:]).any(dim=2)
 
     def closest(self, graph: AtomGraph) -> Tensor:
         """(G, B) bool: the branches that miss the fewest elements of the structure."""
-        present = composition(graph) > 0
+        present = graph.composition > 0
         missing = (present.unsqueeze(1) & ~self.supported[:, 1:]).sum(dim=2)
         return missing == missing.min(dim=1, keepdim=True).values
 

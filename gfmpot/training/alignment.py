@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from gfmpot.graph import AtomGraph, BatchBudget
 from gfmpot.models import Potential
-from gfmpot.models.branch_weights import composition
 from gfmpot.ranks.launch import sum_over_ranks
 from gfmpot.training.corpus import primary_branch
 
@@ -46,7 +45,7 @@ def _learnt_per_atom(potential: Potential, graph: AtomGraph) -> tuple[Floats, Fl
     """(S, B) ε per atom in eV, 0 where unsupported, (S, 118) fractions, (S, B) support."""
     graph = graph.to(potential.device)
     aligned, _ = potential.every_branch(graph, derivatives=False)
-    counts = composition(graph)
+    counts = graph.composition
     atoms = counts.sum(dim=1, keepdim=True)
     supporting = potential.references.supporting(graph)
     eps = ((aligned - potential.references.shifts(graph)) / atoms).masked_fill(~supporting, 0.0)

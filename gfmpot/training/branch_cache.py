@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 
 from gfmpot.graph import AtomGraph, BatchBudget
-from gfmpot.graph.build import MAX_ATOMIC_NUMBER
+from gfmpot.graph.atom_graph import MAX_ATOMIC_NUMBER
 from gfmpot.models import Potential
-from gfmpot.models.branch_weights import composition
 from gfmpot.models.references import UnsupportedElementsError
 
 
@@ -81,7 +80,7 @@ def _evaluate(potential: Potential, graph: AtomGraph) -> BranchCache:
         raise UnsupportedElementsError("a structure has elements that its own branch lacks; leave it out")
     aligned, forces = potential.every_branch(graph)
     assert forces is not None
-    counts = composition(graph)
+    counts = graph.composition
     atoms = counts.sum(dim=1, keepdim=True)
     to_common = (references.shifts(graph) - references.totals(graph)).gather(1, own)
     return BranchCache(

@@ -9,7 +9,6 @@ import torch
 
 from gfmpot.graph import AtomGraph, BatchBudget
 from gfmpot.models import Potential
-from gfmpot.models.branch_weights import composition
 
 Metrics = dict[str, float]
 
@@ -106,7 +105,7 @@ def _blend_rows(potential: Potential, graph: AtomGraph) -> list[BlendErrors]:
     assert graph.forces is not None
     prediction = potential(graph, spread="none")
     references, own = potential.references, graph.branch.unsqueeze(1)
-    blend_reference = composition(graph) @ references.e0_blend[1:]
+    blend_reference = graph.composition @ references.e0_blend[1:]
     to_common = (references.shifts(graph) - references.totals(graph)).gather(1, own).squeeze(1)
     energy = (prediction.energy - blend_reference - graph.energy - to_common).abs() / graph.atoms_per_structure
     norms = torch.linalg.vector_norm(prediction.forces - graph.forces, dim=1).cpu().numpy()

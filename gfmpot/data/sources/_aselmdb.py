@@ -27,7 +27,7 @@ from gfmpot.data.sources._folders import TRAIN_VAL, split_of_folder
 from gfmpot.data.sources._lmdb import Lmdb
 from gfmpot.data.sources._molecules import formula
 from gfmpot.data.split import SplitName
-from gfmpot.graph.build import MAX_ATOMIC_NUMBER
+from gfmpot.graph.atom_graph import MAX_ATOMIC_NUMBER
 
 if TYPE_CHECKING:
     from ase import Atoms

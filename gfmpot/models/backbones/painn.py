@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from gfmpot.config import tunable
 from gfmpot.graph import AtomGraph, filtered_neighbour_sums
-from gfmpot.models.backbone import Backbone, BackboneConfig
+from gfmpot.models.backbone import Backbone, BackboneConfig, Evaluator
 from gfmpot.models.radial import BesselBasis
 
 NORM_SOFTNESS = 0.1
@@ -78,6 +78,16 @@ class PaiNN(Backbone):
             s, v = message(s, v, basis, units, graph)
             s, v = update(s, v)
         return s
+
+    def kernels(self, dense: torch.dtype) -> Evaluator | None:
+        """See :meth:`gfmpot.models.Backbone.kernels`."""
+        from gfmpot import kernels
+
+        if not kernels.available() or next(self.parameters()).device.type != "cpu":
+            return None
+        from gfmpot.models.backbones._painn_fast import FastPaiNN
+
+        return FastPaiNN(self, dense)
 
 
 class Message(nn.Module):

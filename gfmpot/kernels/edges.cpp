@@ -1,0 +1,151 @@
+// Edges: who receives and who sends what, and the radial basis of gfmpot/models/radial.py with its slope.
+//
+// Plain C functions on raw pointers, called through ctypes. Geometry is double always.
+
+#include <algorithm>
+#include <cmath>
+#include <vector>
+
+#include "vectors.h"
+
+using namespace gfmpot;
+
+namespace {
+
+// 1 / (n (n + 1)) and 1 / (n (n - 1)), for n = 22, 20, ... 2
+constexpr double INVERSE[22] = {
+    1.0 / 506, 1.0 / 462, 1.0 / 420, 1.0 / 380, 1.0 / 342, 1.0 / 306, 1.0 / 272, 1.0 / 240, 1.0 / 210, 1.0 / 182, 1.0 / 156,
+    1.0 / 132, 1.0 / 110, 1.0 / 90,  1.0 / 72,  1.0 / 56,  1.0 / 42,  1.0 / 30,  1.0 / 20,  1.0 / 12,  1.0 / 6,   1.0 / 2};
+
+// Sine and cosine of an angle between 0 and pi, by their series about pi / 2: the first terms left out are below 1e-17.
+inline void sine_and_cosine(double angle, double& sine, double& cosine) {
+  const double y = angle - M_PI_2, z = y * y;
+  double even = 1, odd = 1;
+  for (const double* c = INVERSE; c < INVERSE + 22; c += 2) {
+    even = 1 - even * z * c[1];
+    odd = 1 - odd * z * c[0];
+  }
+  sine = even;
+  cosine = -y * odd;
+}
+
+// Bessel functions times the polynomial envelope (p = 6), after the envelope itself, and their derivatives.
+template <class T>
+void radial(Index edges, Index K, double cutoff, const double* vectors, T* basis, T* slopes, T* units, int threads) {
+  const double scale = std::sqrt(2.0 / cutoff), step = M_PI / cutoff, per_cutoff = 1 / cutoff;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (Index e = 0; e < edges; ++e) {
+    const double *r = vectors + 3 * e, d = std::sqrt(r[0] * r[0] + r[1] * r[1] + r[2] * r[2]);
+    const double inverse = 1 / d;
+    for (int c = 0; c < 3; ++c) units[3 * e + c] = T(r[c] * inverse);
+    T *b = basis + e * K, *db = slopes + e * K;
+    const double x = d * per_cutoff, x5 = x * x * x * x * x;
+    if (x >= 1) {
+      std::fill(b, b + K, T(0));
+      std::fill(db, db + K, T(0));
+      continue;
+    }
+    const double envelope = 1 + x5 * x * (-28 + x * (48 - 21 * x));
+    const double falling = x5 * (-168 + x * (336 - 168 * x)) * per_cutoff;
+    b[0] = T(envelope);
+    db[0] = T(falling);
+    double s1, c1;
+    sine_and_cosine(step * d, s1, c1);
+    double s = s1, c = c1;  // of n times the angle, turned on by one more each time
+    for (Index n = 1; n < K; ++n) {
+      const double wave = s * inverse, bessel = scale * wave, rising = scale * inverse * (n * step * c - wave);
+      b[n] = T(bessel * envelope);
+      db[n] = T(rising * envelope + bessel * falling);
+      const double turned = s * c1 + c * s1;
+      c = c * c1 - s * s1;
+      s = turned;
+    }
+  }
+}
+
+template <class T>
+void radial_backward(Index edges, Index K, const double* vectors, const T* slopes, const T* g_basis, const T* g_units,
+                     double* gradient, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (Index e = 0; e < edges; ++e) {
+    const double *r = vectors + 3 * e, d = std::sqrt(r[0] * r[0] + r[1] * r[1] + r[2] * r[2]);
+    double along = 0, across = 0;
+    for (Index k = 0; k < K; ++k) along += double(g_basis[e * K + k]) * double(slopes[e * K + k]);
+    for (int c = 0; c < 3; ++c) across += double(g_units[3 * e + c]) * r[c] / d;
+    for (int c = 0; c < 3; ++c)
+      gradient[3 * e + c] = along * r[c] / d + (double(g_units[3 * e + c]) - across * r[c] / d) / d;
+  }
+}
+
+}  // namespace
+
+// Where the edges of each receiver begin, and the same edges ordered by sender; edges come sorted by receiver.
+extern "C" void gfmpot_topology(Index atoms, Index edges, const Index* senders, const Index* receivers, Index* offsets,
+                                Index* sender_offsets, Index* by_sender) {
+  std::fill(offsets, offsets + atoms + 1, 0);
+  std::fill(sender_offsets, sender_offsets + atoms + 1, 0);
+  for (Index e = 0; e < edges; ++e) {
+    ++offsets[receivers[e] + 1];
+    ++sender_offsets[senders[e] + 1];
+  }
+  for (Index i = 0; i < atoms; ++i) {
+    offsets[i + 1] += offsets[i];
+    sender_offsets[i + 1] += sender_offsets[i];
+  }
+  std::vector<Index> next(sender_offsets, sender_offsets + atoms);
+  for (Index e = 0; e < edges; ++e) by_sender[next[senders[e]]++] = e;
+}
+
+// Vectors (E, 3) from sender to receiver, across the cell vectors (G, 3, 3) that the shifts (E, 3) count.
+extern "C" void gfmpot_edge_vectors_f64(Index edges, const Index* senders, const Index* receivers,
+                                        const Index* structures, const double* positions, const double* cells,
+                                        const Index* shifts, double* vectors, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (Index e = 0; e < edges; ++e) {
+    const double *from = positions + 3 * senders[e], *to = positions + 3 * receivers[e];
+    const double* cell = cells + 9 * structures[receivers[e]];
+    const Index* n = shifts + 3 * e;
+    for (int c = 0; c < 3; ++c)
+      vectors[3 * e + c] = to[c] - from[c] + (double(n[0]) * cell[c] + double(n[1]) * cell[3 + c] + double(n[2]) * cell[6 + c]);
+  }
+}
+
+// Forces (N, 3) from the gradients of edge vectors (E, 3): each edge pulls its two atoms in opposite directions.
+extern "C" void gfmpot_forces_f64(Index atoms, const Index* offsets, const Index* sender_offsets, const Index* by_sender,
+                                  const double* gradients, double* forces, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (Index i = 0; i < atoms; ++i) {
+    double sent[3] = {}, received[3] = {};
+    for (Index t = sender_offsets[i]; t < sender_offsets[i + 1]; ++t)
+      for (int c = 0; c < 3; ++c) sent[c] += gradients[3 * by_sender[t] + c];
+    for (Index e = offsets[i]; e < offsets[i + 1]; ++e)
+      for (int c = 0; c < 3; ++c) received[c] += gradients[3 * e + c];
+    for (int c = 0; c < 3; ++c) forces[3 * i + c] = sent[c] - received[c];
+  }
+}
+
+// Sums (G, 3, 3) over the edges of each structure of vector times gradient; structures begin at these atoms (G + 1).
+extern "C" void gfmpot_virials_f64(Index structures, const Index* first_atoms, const Index* offsets,
+                                   const double* vectors, const double* gradients, double* virials, int threads) {
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (Index g = 0; g < structures; ++g) {
+    double sums[9] = {};
+    for (Index e = offsets[first_atoms[g]]; e < offsets[first_atoms[g + 1]]; ++e)
+      for (int a = 0; a < 3; ++a)
+        for (int b = 0; b < 3; ++b) sums[3 * a + b] += vectors[3 * e + a] * gradients[3 * e + b];
+    std::copy_n(sums, 9, virials + 9 * g);
+  }
+}
+
+#define GFMPOT_INSTANCES(T, S)                                                                                         \
+  extern "C" void gfmpot_radial_##S(Index edges, Index functions, double cutoff, const double* vectors, T* basis,     \
+                                    T* slopes, T* units, int threads) {                                               \
+    radial<T>(edges, functions, cutoff, vectors, basis, slopes, units, threads);                                      \
+  }                                                                                                                    \
+  extern "C" void gfmpot_radial_backward_##S(Index edges, Index functions, const double* vectors, const T* slopes,    \
+                                             const T* g_basis, const T* g_units, double* gradient, int threads) {     \
+    radial_backward<T>(edges, functions, vectors, slopes, g_basis, g_units, gradient, threads);                       \
+  }
+
+GFMPOT_INSTANCES(float, f32)
+GFMPOT_INSTANCES(double, f64)

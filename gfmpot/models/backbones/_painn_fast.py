@@ -1,0 +1,259 @@
+r"""PaiNN for inference on CPUs: its equations (``painn.py``) by compiled kernels, with the gradient written out.
+
+Energies and forces need the features and one gradient, that with respect to the edge vectors. Written out by hand, both
+need no autograd graph, no tensor per edge and feature, and no gradient of any weight. What is kept for the gradient, by
+layer, with :math:`a = SiLU(z)`:
+
+    message: :math:`z = A_1 s + c_1`, :math:`\phi = A_2 a + c_2`, the vectors v that came in
+    update: :math:`(Uv, Vv)`, mixed :math:`= (s, |Vv|)`, dot :math:`= \langle Uv, Vv \rangle`,
+        :math:`z = B_1 mixed + b_1`, gates :math:`= B_2 a + b_2`
+
+The first message has no z: what senders say comes from a table of kinds of atoms, which does not depend on geometry.
+F is rounded up to whole cache lines, with weights that are zero: loads across two lines take twice as long.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from gfmpot import kernels
+from gfmpot.graph import AtomGraph
+
+if TYPE_CHECKING:
+    from gfmpot.models.backbones.painn import Message, PaiNN, Update
+
+
+CACHE_LINE = 16
+"""Numbers in float32; features are a multiple of it."""
+
+
+class FastPaiNN:
+    """The features of a :class:`PaiNN` and their gradient with respect to edge vectors.
+
+    Weights are read when it is made; what changes them later asks for a new one.
+    """
+
+    def __init__(self, backbone: PaiNN, dense: torch.dtype) -> None:
+        """``dense`` is the dtype of matrix products (bfloat16, or that of the weights)."""
+        self.cutoff = backbone.basis.cutoff
+        self.functions = backbone.basis.out_features
+        self.features = backbone.out_features
+        self.messages = [_MessageWeights(message, dense) for message in backbone.messages]  # type: ignore[arg-type]
+        self.updates = [_UpdateWeights(update, dense) for update in backbone.updates]  # type: ignore[arg-type]
+
+    def __call__(self, initial: Tensor, vectors: Tensor, graph: AtomGraph) -> Tensor:
+        """(N, F) features; arguments as for ``Backbone.forward``, with ``vectors`` in float64."""
+        features: Tensor = _Features.apply(vectors, _widened(initial.detach()), graph, self)  # type: ignore[no-untyped-call]
+        return features[:, : self.features]
+
+    def forward(self, initial: Tensor, vectors: Tensor, graph: AtomGraph) -> tuple[Tensor, _Saved]:
+        """(N, F) features, and what :meth:`backward` needs."""
+        edges = _Edges.of(graph, vectors, self.cutoff, self.functions, initial.dtype)
+        s, v = initial, None
+        layers: list[tuple[_MessageState, _UpdateState]] = []
+        for message, update in zip(self.messages, self.updates, strict=True):
+            s, v, sent = message.forward(s, v, edges, graph)
+            layers.append((sent, update.forward(s, v)))
+        return s, _Saved(edges, layers)
+
+    def backward(self, gradient: Tensor, vectors: Tensor, saved: _Saved) -> Tensor:
+        """(E, 3) float64 gradient with respect to edge vectors, from that with respect to features (N, F)."""
+        edges = saved.edges
+        to_edges = torch.zeros_like(edges.basis), torch.zeros_like(edges.units)
+        gs, gv = gradient.clone(memory_format=torch.contiguous_format), None
+        parts = zip(self.messages, self.updates, saved.layers, strict=True)
+        for message, update, (sent, mixed) in reversed(list(parts)):
+            gs, gv = update.backward(gs, gv, mixed)
+            gs, gv = message.backward(gs, gv, sent, edges, to_edges)
+        out = torch.empty_like(vectors)
+        size = (len(vectors), self.functions)
+        kernels.call("radial_backward", edges.basis.dtype, *size, vectors, edges.slopes, *to_edges, out)
+        return out
+
+
+class _Features(torch.autograd.Function):
+    """Hangs the written-out gradient into autograd, where heads and blend go on."""
+
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, initial: Tensor, graph: AtomGraph, fast: FastPaiNN) -> Tensor:
+        vectors = vectors.contiguous()
+        features, ctx.saved = fast.forward(initial, vectors, graph)
+        ctx.fast, ctx.vectors = fast, vectors
+        return features
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return ctx.fast.backward(gradient, ctx.vectors, ctx.saved), None, None, None
+
+
+@dataclass(frozen=True)
+class _Edges:
+    """What all messages share."""
+
+    basis: Tensor  # (E, K)
+    slopes: Tensor  # (E, K) derivative of the basis by the length, 1/Å
+    units: Tensor  # (E, 3)
+    offsets: Tensor  # (N + 1,)
+    sender_offsets: Tensor  # (N + 1,)
+    by_sender: Tensor  # (E,)
+    senders: Tensor  # (E,)
+    receivers: Tensor  # (E,)
+
+    @classmethod
+    def of(cls, graph: AtomGraph, vectors: Tensor, cutoff: float, functions: int, dtype: torch.dtype) -> _Edges:
+        n_edges = len(vectors)
+        basis, slopes = torch.empty(2, n_edges, functions, dtype=dtype)
+        units = torch.empty(n_edges, 3, dtype=dtype)
+        kernels.call("radial", dtype, n_edges, functions, cutoff, vectors, basis, slopes, units)
+        ends = graph.edge_index.contiguous()
+        return cls(basis, slopes, units, *graph.topology, ends[0], ends[1])
+
+
+@dataclass(frozen=True)
+class _MessageState:
+    rows: Tensor  # (E,) row of phi for each edge's sender
+    phi: Tensor  # (N, 3 F); by kind (U, 2 F) in the first message
+    z: Tensor | None = None  # (N, F)
+    v: Tensor | None = None  # (N, 3, F)
+
+
+@dataclass(frozen=True)
+class _UpdateState:
+    uw: Tensor  # (N, 3, 2 F)
+    mixed: Tensor  # (N, 2 F)
+    dot: Tensor  # (N, F)
+    z: Tensor  # (N, F)
+    gates: Tensor  # (N, 3 F), or (N, 2 F) in the last update
+
+
+@dataclass(frozen=True)
+class _Saved:
+    edges: _Edges
+    layers: list[tuple[_MessageState, _UpdateState]]
+
+
+class _Dense:
+    """``x @ weight.T + bias`` and the gradient with respect to x, in the dtype of matrix products."""
+
+    def __init__(self, layer: torch.nn.Linear, features: int, dense: torch.dtype) -> None:
+        """``features`` is F: inputs and outputs are one or several times as wide."""
+        self.dtype = dense
+        outer, inner = (n // features for n in layer.weight.shape)
+        blocks = layer.weight.detach().reshape(outer, features, inner, features)
+        weight = _widened(_widened(blocks, 1), 3).flatten(2).flatten(0, 1).to(dense)
+        bias = None if layer.bias is None else _widened(layer.bias.detach().reshape(outer, features))
+        self.bias = None if bias is None else bias.flatten().to(dense)
+        self.weight, self.transposed = _packed(weight), _packed(weight.T)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return _linear(x.to(self.dtype), self.weight, self.bias).to(x.dtype)
+
+    def backward(self, g: Tensor) -> Tensor:
+        return _linear(g.to(self.dtype), self.transposed, None).to(g.dtype)
+
+
+def _widened(x: Tensor, dim: int = -1) -> Tensor:
+    """With zeros up to whole cache lines."""
+    zeros = list(x.shape)
+    zeros[dim] = -x.shape[dim] % CACHE_LINE
+    return torch.cat([x, x.new_zeros(zeros)], dim=dim).contiguous() if zeros[dim] else x.contiguous()
+
+
+def _packed(weight: Tensor) -> Tensor:
+    """As oneDNN wants it, whose products are at least as fast as others and twice as fast on some processors."""
+    if weight.dtype == torch.float64 or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return weight.contiguous()
+    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight.default(weight.contiguous())
+    return packed
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if not weight.is_mkldnn:
+        return F.linear(x, weight, bias)
+    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
+    return product
+
+
+class _MLP:
+    """Two dense layers with SiLU between them; keeps what was before it."""
+
+    def __init__(self, layers: torch.nn.Sequential, features: int, dense: torch.dtype) -> None:
+        self.inner, self.outer = (_Dense(layer, features, dense) for layer in (layers[0], layers[2]))  # type: ignore[arg-type]
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        z = self.inner(x)
+        return self.outer(F.silu(z)), z
+
+    def backward(self, g: Tensor, z: Tensor) -> Tensor:
+        return self.inner.backward(torch.ops.aten.silu_backward(self.outer.backward(g), z))
+
+
+class _MessageWeights:
+    def __init__(self, message: Message, dense: torch.dtype) -> None:
+        self.mlp = _MLP(message.scalars, message.features, dense)
+        filters = message.filters.weight.detach().T * message.scale
+        self.filters = _widened(filters.reshape(len(filters), -1, message.features)).flatten(1)  # (K, gates F)
+
+    def forward(
+        self, s: Tensor, v: Tensor | None, edges: _Edges, graph: AtomGraph
+    ) -> tuple[Tensor, Tensor, _MessageState]:
+        if v is None:
+            atoms, kind = graph.kinds
+            phi, z, rows = self.mlp(s[atoms])[0], None, kind[edges.senders]
+        else:
+            (phi, z), rows = self.mlp(s), edges.senders
+        out_s, out_v = torch.empty_like(s), s.new_empty(len(s), 3, s.shape[1])
+        size = (*s.shape, len(self.filters))
+        inputs = (edges.offsets, rows, edges.basis, edges.units, self.filters, phi, v)
+        kernels.call("message", s.dtype, *size, *inputs, s, out_s, out_v)
+        return out_s, out_v, _MessageState(rows, phi, z, v)
+
+    def backward(
+        self, gs: Tensor, gv: Tensor, state: _MessageState, edges: _Edges, to_edges: tuple[Tensor, Tensor]
+    ) -> tuple[Tensor, Tensor | None]:
+        """Gradients of what came in; those of edges are added to ``to_edges``."""
+        size = (*gs.shape, len(self.filters))
+        functions = (edges.basis, edges.units, self.filters, state.phi)
+        if state.v is None or state.z is None:
+            inputs = (edges.offsets, state.rows, *functions, gs, gv)
+            kernels.call("first_message_backward", gs.dtype, *size, *inputs, *to_edges)
+            return gs, None
+        g_phi, g_v = torch.empty_like(state.phi), torch.empty_like(state.v)
+        inputs = (edges.sender_offsets, edges.by_sender, edges.receivers, *functions, state.v, gs, gv)
+        kernels.call("message_backward", gs.dtype, *size, *inputs, *to_edges, g_phi, g_v)
+        return gs + self.mlp.backward(g_phi, state.z), g_v
+
+
+class _UpdateWeights:
+    def __init__(self, update: Update, dense: torch.dtype) -> None:
+        from gfmpot.models.backbones.painn import NORM_SOFTNESS
+
+        self.mix, self.gates = _Dense(update.mix, update.features, dense), _MLP(update.gates, update.features, dense)
+        self.softness = NORM_SOFTNESS
+        self.last = update.gates[2].out_features == 2 * update.features
+
+    def forward(self, s: Tensor, v: Tensor) -> _UpdateState:
+        """Changes s and v in place: nobody else needs what the message made of them."""
+        uw, size = self.mix(v), s.shape
+        mixed, dot = s.new_empty(len(s), 2 * s.shape[1]), torch.empty_like(s)
+        kernels.call("update_products", s.dtype, *size, self.softness, uw, s, mixed, dot)
+        gates, z = self.gates(mixed)
+        kernels.call("update_apply", s.dtype, *size, gates, dot, uw, s, None if self.last else v)
+        return _UpdateState(uw, mixed, dot, z, gates)
+
+    def backward(self, gs: Tensor, gv: Tensor | None, state: _UpdateState) -> tuple[Tensor, Tensor]:
+        """Gradients of what came in; takes the place of ``gs``."""
+        size = gs.shape
+        g_gates, g_uw = torch.empty_like(state.gates), torch.empty_like(state.uw)
+        kernels.call("update_apply_backward", gs.dtype, *size, gs, gv, state.dot, state.uw, g_gates)
+        g_mixed = self.gates.backward(g_gates, state.z)
+        inputs = (g_mixed, gv, state.gates, state.mixed, state.uw)
+        kernels.call("update_products_backward", gs.dtype, *size, *inputs, gs, g_uw)
+        through = self.mix.backward(g_uw)
+        return gs, through if gv is None else gv + through

@@ -1,0 +1,141 @@
+"""Kernels against PyTorch's operations: the same features, the same gradients."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+from torch import Tensor
+
+from gfmpot import kernels
+from gfmpot.graph import AtomGraph, edge_vectors, graph_from_atoms
+from gfmpot.models.backbone import build_backbone
+from gfmpot.models.backbones.painn import PaiNNConfig
+from gfmpot.models.conditioning import AtomEmbedding
+
+pytestmark = pytest.mark.skipif(not kernels.available(), reason="no C++ compiler when gfmpot was installed")
+
+CUTOFF = 4.0
+LIBRARIES = {"_baseline": "DEFAULT", "_avx2": "AVX2", "_avx512": "AVX512"}
+
+
+def rattled(atoms: Atoms) -> Atoms:
+    atoms.rattle(0.1, seed=1)
+    return atoms
+
+
+def structures() -> list[AtomGraph]:
+    """Crystal, molecule, atoms that have no neighbours, and an ion, in one batch with several kinds."""
+    crystal, single = rattled(bulk("NaCl", "rocksalt", 5.6, cubic=True)), bulk("Cu")
+    ion = molecule("CH3CH2O")
+    ion.info["charge"] = -1
+    far = Atoms("HeNe", positions=[[0, 0, 0], [9, 0, 0]])
+    return [graph_from_atoms(atoms, cutoff=CUTOFF) for atoms in (crystal, molecule("CH3COOH"), far, ion, single)]
+
+
+def outcome(config: PaiNNConfig, graph: AtomGraph, dtype: torch.dtype, *, fast: bool) -> tuple[Tensor, Tensor]:
+    """Features, and the gradient of a random weighting of them."""
+    torch.manual_seed(0)
+    backbone, embedding = build_backbone(config).to(dtype), AtomEmbedding(config.hidden).to(dtype)
+    backbone.requires_grad_(False)
+    torch.nn.init.normal_(embedding.charge_and_spin.weight)
+    vectors = edge_vectors(graph).requires_grad_()
+    initial = embedding(graph).detach()
+    if fast:
+        evaluate = backbone.kernels(dtype)
+        assert evaluate is not None
+        features = evaluate(initial, vectors, graph)
+    else:
+        features = backbone(initial, vectors.to(dtype), graph)
+    weighting = torch.randn(features.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    (gradient,) = torch.autograd.grad((features * weighting).sum(), vectors)
+    return features.detach(), gradient
+
+
+def difference(a: Tensor, b: Tensor) -> float:
+    return float((a - b).abs().max() / b.abs().max())
+
+
+@pytest.mark.parametrize(
+    ("hidden", "layers", "basis"), [(64, 3, 8), (64, 1, 3), (37, 2, 4), (3, 2, 12), (200, 2, 5), (16, 2, 20)]
+)
+def test_same_as_operations(hidden: int, layers: int, basis: int) -> None:
+    """Widths with and without a remainder, fewer and more features than a block, fewer and more functions."""
+    config = PaiNNConfig(cutoff=CUTOFF, hidden=hidden, layers=layers, radial_basis=basis)
+    graph = AtomGraph.batch(structures())
+    for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 2e-5)):
+        found = outcome(config, graph, dtype, fast=True)
+        expected = outcome(config, graph, dtype, fast=False)
+        assert difference(found[0], expected[0]) < tolerance
+        assert difference(found[1], expected[1]) < tolerance
+
+
+def test_threads_do_not_change_a_bit() -> None:
+    config, graph = PaiNNConfig(cutoff=CUTOFF, hidden=48), AtomGraph.batch(structures())
+    one = outcome(config, graph, torch.float64, fast=True)
+    torch.set_num_threads(2)
+    two = outcome(config, graph, torch.float64, fast=True)
+    torch.set_num_threads(1)
+    assert torch.equal(one[1], two[1])
+
+
+def test_no_edges() -> None:
+    graph = graph_from_atoms(Atoms("Ar"), cutoff=CUTOFF)
+    config = PaiNNConfig(cutoff=CUTOFF, hidden=8)
+    found, gradient = outcome(config, graph, torch.float64, fast=True)
+    assert gradient.shape == (0, 3)
+    assert difference(found, outcome(config, graph, torch.float64, fast=False)[0]) < 1e-13
+
+
+@pytest.fixture
+def choose(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """Lets a test pretend to have another processor."""
+    caches = (kernels._library, kernels._function)
+    for cache in caches:
+        cache.cache_clear()
+    yield monkeypatch
+    for cache in caches:
+        cache.cache_clear()
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_every_instruction_set(name: str, choose: pytest.MonkeyPatch) -> None:
+    able = list(LIBRARIES.values()).index(torch.backends.cpu.get_cpu_capability())
+    if list(LIBRARIES).index(name) > able:
+        pytest.skip("this processor cannot run it")
+    choose.setattr(torch.backends.cpu, "get_cpu_capability", lambda: LIBRARIES[name])
+    assert kernels.instruction_set() == name.lstrip("_")
+    config, graph = PaiNNConfig(cutoff=CUTOFF, hidden=40, layers=2), AtomGraph.batch(structures())
+    found, expected = (outcome(config, graph, torch.float64, fast=fast) for fast in (True, False))
+    assert difference(found[1], expected[1]) < 1e-13
+
+
+def test_without_kernels_there_is_another_way(choose: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def refuse(path: str) -> ctypes.CDLL:
+        raise OSError(f"cannot open {path}")
+
+    choose.setattr(ctypes, "CDLL", refuse)
+    assert not kernels.available()
+    assert kernels.instruction_set() is None
+    assert "cannot be loaded" in caplog.text
+    assert build_backbone(PaiNNConfig()).kernels(torch.float64) is None
+
+
+def test_sources_are_installed_beside_the_libraries() -> None:
+    folder = Path(kernels.__file__).parent
+    assert {path.suffix for path in folder.iterdir()} >= {".cpp", ".h", ".so"}
+
+
+def test_topology() -> None:
+    graph = structures()[0]
+    offsets, sender_offsets, by_sender = graph.topology
+    receivers, senders = graph.receivers.numpy(), graph.senders.numpy()
+    assert offsets.tolist() == [0, *np.cumsum(np.bincount(receivers, minlength=graph.n_atoms))]
+    assert sender_offsets.tolist() == [0, *np.cumsum(np.bincount(senders, minlength=graph.n_atoms))]
+    assert by_sender.tolist() == np.argsort(senders, kind="stable").tolist()
