@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -183,11 +184,12 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
 
     def certify(
         self,
-        structures: Atoms | Sequence[Atoms],
+        structures: Atoms | Sequence[Atoms] | Mapping[str, Atoms],
         *,
         precisions: Sequence[str] = (),
         md_steps: int = 200,
         temperature: float = 300.0,
+        on_failure: Callable[[str, ValueError], None] | None = None,
     ) -> Certificate:
         """What rounding does to the answers for these structures: a certificate to print, to keep and to cite.
 
@@ -195,10 +197,12 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
         extensivity, repeatability and the drift of the energy in a short NVE run.
 
         Args:
-            structures: one, or several.
+            structures: one, or several, which may have names.
             precisions: of ``"bf16"``, ``"fp32"``, ``"fp64"``; none given means the calculator's own.
             md_steps: steps of dynamics for each structure and precision; 0 leaves them out.
             temperature: K, of the velocities they begin with, where a structure brings none.
+            on_failure: called with the name of a structure that the model cannot answer for, and the error; the others
+                are measured then.
 
         Raises:
             ValueError: no structures, unknown precision, or a structure that the model cannot answer for.
@@ -207,8 +211,8 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
         from gfmpot.inference.certification import certify
 
         given = named(structures)
-        if not precisions and given and isinstance(self.predictor, AutoPredictor):
-            self.predictor.decide(self._graph(given[0][1]))
+        if not precisions:
+            self._decide(atoms for _, atoms in given)
         return certify(
             self._model,
             given,
@@ -216,6 +220,7 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
             charge=self.parameters["charge"],
             spin=self.parameters["spin"],
             dynamics=ShortDynamics(self._in_precision, md_steps, temperature) if md_steps else None,
+            on_failure=on_failure,
             **_options(self.parameters),
         )
 
@@ -237,6 +242,14 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
         predictor = build_predictor(model, **how, choice=choice, **_options(parameters))
         self._verlet = VerletList(predictor.cutoff, parameters["skin"])
         self._model, self._predictor = model, predictor
+
+    def _decide(self, structures: Iterable[Atoms]) -> None:
+        """Let ``"auto"`` choose on the first structure that can be answered for."""
+        for atoms in structures:
+            with suppress(ValueError):  # whoever evaluates this structure next will be told
+                if isinstance(self.predictor, AutoPredictor):
+                    self.predictor.decide(self._graph(atoms))
+                return
 
     def _in_precision(self, precision: str) -> GFMCalculator:
         """Another calculator with the same settings."""

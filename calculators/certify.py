@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -63,8 +63,10 @@ class ShortDynamics:
         return Drift(slope, scatter, self.steps, timestep, summary.temperature_mean)
 
 
-def named(structures: Atoms | Sequence[Atoms]) -> list[tuple[str, Atoms]]:
-    """Structures with their formulas and, if there are several, their places in the list."""
+def named(structures: Atoms | Sequence[Atoms] | Mapping[str, Atoms]) -> list[tuple[str, Atoms]]:
+    """Structures with their names, or else their formulas and, if there are several, their places in the list."""
+    if isinstance(structures, Mapping):
+        return list(structures.items())
     if isinstance(structures, Atoms):
         return [(structures.get_chemical_formula(), structures)]
     return [(f"{i} {atoms.get_chemical_formula()}", atoms) for i, atoms in enumerate(structures)]

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from gfmpot import __version__
-from gfmpot.cli import data, info, md, predict, pretrain, relax, report, train_branch_weights
+from gfmpot.cli import certify, data, info, md, predict, pretrain, relax, report, train_branch_weights
 
 app = typer.Typer(
     name="gfmpot",
@@ -25,6 +25,7 @@ VERBS = (
     predict.predict,
     relax.relax,
     md.md,
+    certify.certify,
     pretrain.pretrain,
     train_branch_weights.train_branch_weights,
     report.report,

@@ -46,6 +46,7 @@ def md(
     model: options.Model = "default",
     head: options.Head = None,
     precision: options.Precision = "fp32",
+    tolerance: options.Tolerance = None,
     device: options.Device = None,
     charge: options.Charge = 0,
     spin: options.Spin = None,
@@ -76,8 +77,10 @@ def md(
         for path in (trajectory, log):
             check_folder(path)
         atoms = options.supercell(read_last(file), cells)
-        atoms.calc = options.build_calculator(model, head, precision, device, charge, spin)
-        _print(_simulate(atoms, config, trajectory, log, resume), trajectory, log)
+        atoms.calc = options.build_calculator(model, head, precision, device, charge, spin, tolerance)
+        summary = _simulate(atoms, config, trajectory, log, resume)
+        options.tell_choice(atoms.calc)
+        _print(summary, trajectory, log)
 
 
 def _simulate(atoms: Atoms, config: MDConfig, trajectory: Path, log: Path, resume: bool) -> MDSummary:

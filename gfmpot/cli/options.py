@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from gfmpot.cli.console import note
+
 if TYPE_CHECKING:
     from ase import Atoms
 
@@ -20,7 +22,18 @@ Head = Annotated[
 ]
 Precision = Annotated[
     str,
-    typer.Option("--precision", metavar="fp32|fp64|bf16", help="Of the network; geometry and sums are always float64."),
+    typer.Option(
+        "--precision", metavar="fp32|fp64|bf16|auto", help="Of the network; geometry and sums are always float64."
+    ),
+]
+Tolerance = Annotated[
+    tuple[float, float] | None,
+    typer.Option(
+        "--tolerance",
+        metavar="ENERGY FORCE",
+        help="Of --precision auto, against fp64 on the first structures: eV/atom, eV/Å.",
+        show_default="1e-4 1e-3",
+    ),
 ]
 Device = Annotated[
     str | None, typer.Option("--device", help="E.g. cpu or cuda:1.", show_default="a GPU if there is one")
@@ -33,16 +46,31 @@ Spin = Annotated[
 
 
 def build_calculator(
-    model: str, head: str | None, precision: str, device: str | None, charge: int, spin: int | None
+    model: str,
+    head: str | None,
+    precision: str,
+    device: str | None,
+    charge: int,
+    spin: int | None,
+    tolerance: tuple[float, float] | None = None,
 ) -> GFMCalculator:
     """The calculator that the options describe.
 
     Raises:
-        ValueError: unknown model, head, precision or device.
+        ValueError: unknown model, head, precision or device, or a tolerance without precision ``auto``.
     """
     from gfmpot.calculators import GFMCalculator
 
-    return GFMCalculator(model, head=head, precision=precision, device=device, charge=charge, spin=spin)
+    limits = None if tolerance is None else dict(zip(("energy", "forces"), tolerance, strict=True))
+    return GFMCalculator(
+        model, head=head, precision=precision, tolerance=limits, device=device, charge=charge, spin=spin
+    )
+
+
+def tell_choice(calculator: GFMCalculator) -> None:
+    """Say what ``--precision auto`` has chosen, if that was asked for and anything was evaluated."""
+    if calculator.precision_choice is not None:
+        note(str(calculator.precision_choice))
 
 
 def supercell(atoms: Atoms, text: str) -> Atoms:

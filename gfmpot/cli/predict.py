@@ -46,6 +46,7 @@ def predict(
     model: options.Model = "default",
     head: options.Head = None,
     precision: options.Precision = "fp32",
+    tolerance: options.Tolerance = None,
     device: options.Device = None,
     charge: options.Charge = 0,
     spin: options.Spin = None,
@@ -58,10 +59,11 @@ def predict(
     with clean_errors():
         if out is not None:
             output.check_output(out, [*output.TABLES, ".extxyz"])
-        calculator = options.build_calculator(model, head, precision, device, charge, spin)
+        calculator = options.build_calculator(model, head, precision, device, charge, spin, tolerance)
         found = list(evaluate(calculator, read_all(files)))
         good = [entry for entry in found if not isinstance(entry, Failure)]
         records = [record(frame, results) for frame, results in good]
+        options.tell_choice(calculator)
         if records:
             _print(records)
         if records and out is not None:

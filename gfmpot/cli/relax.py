@@ -40,6 +40,7 @@ def relax(
     model: options.Model = "default",
     head: options.Head = None,
     precision: options.Precision = "fp32",
+    tolerance: options.Tolerance = None,
     device: options.Device = None,
     charge: options.Charge = 0,
     spin: options.Spin = None,
@@ -56,7 +57,7 @@ def relax(
         finals = output.Finals(out, len(frames))
         if trajectory is not None:
             trajectory.mkdir(parents=True, exist_ok=True)
-        calculator = options.build_calculator(model, head, precision, device, charge, spin)
+        calculator = options.build_calculator(model, head, precision, device, charge, spin, tolerance)
         rows = []
         with finals:
             for frame, name in zip(frames, _names(frames), strict=True):
@@ -70,6 +71,7 @@ def relax(
                 rows.append(_row(frame, found))
                 if not found.converged:
                     failures.append(Failure(str(frame), f"not converged after {found.steps} steps; raise --steps"))
+        options.tell_choice(calculator)
         if rows:
             table(COLUMNS, rows)
         if rows and out is None:

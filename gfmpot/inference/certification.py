@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -42,6 +41,9 @@ Dynamics = Callable[[str, Atoms], Drift]
 """Runs a structure in a precision; raises :class:`NotApplicable` where there is nothing to run."""
 
 
+OnFailure = Callable[[str, ValueError], None]
+
+
 def certify(
     model: str | Path | Potential,
     structures: Sequence[tuple[str, Atoms]],
@@ -50,6 +52,7 @@ def certify(
     charge: int = 0,
     spin: int | None = None,
     dynamics: Dynamics | None = None,
+    on_failure: OnFailure | None = None,
     **options: Any,
 ) -> Certificate:
     """Measure a model's rounding on some structures.
@@ -63,6 +66,8 @@ def certify(
         charge: of structures that state none.
         spin: multiplicity of structures that state none.
         dynamics: what measures the drift of the energy; None leaves it out.
+        on_failure: called with the name of a structure that the model cannot answer for, and the error, instead of
+            raising it.
         options: those of :class:`Predictor`, e.g. ``head``.
 
     Raises:
@@ -72,13 +77,15 @@ def certify(
     _check(structures, precisions)
     exact = _Bench(Predictor(model, precision="fp64", **{**options, "compile": False}), charge, spin)
     found: list[Measurement] = []
+    failed: set[str] = set()
     for precision in precisions:
         bench = _Bench(Predictor(model, precision=precision, **options), charge, spin)
         for name, atoms in structures:
-            with _named(name, "fp64"):
-                reference = exact.evaluate(atoms)
-            with _named(name, precision):
-                found.append(_measure(bench, name, atoms, reference, dynamics))
+            try:
+                found += [] if name in failed else [_measure(bench, exact, name, atoms, dynamics)]
+            except ValueError as error:
+                failed.add(name)
+                _report(error, name, precision, on_failure)
     who = {key: options.get(key) for key in ("head", "weights")}
     return Certificate(provenance(model, exact.predictor.potential, **who), tuple(found))
 
@@ -115,8 +122,8 @@ class _Bench:
         return _results(self.predictor(batch)[1])
 
 
-def _measure(bench: _Bench, name: str, atoms: Atoms, reference: Results, dynamics: Dynamics | None) -> Measurement:
-    precision = bench.predictor.precision
+def _measure(bench: _Bench, exact: _Bench, name: str, atoms: Atoms, dynamics: Dynamics | None) -> Measurement:
+    precision, reference = bench.predictor.precision, exact.evaluate(atoms)
     results, seconds, repeatable = _repeated(bench, atoms)
     remarks: list[str] = []
     return Measurement(
@@ -218,13 +225,10 @@ def _if_applicable(measure: Callable[[], T], remarks: list[str]) -> T | None:
         return None
 
 
-@contextmanager
-def _named(name: str, precision: str) -> Iterator[None]:
-    """Errors say which structure in which precision."""
-    try:
-        yield
-    except ValueError as error:
+def _report(error: ValueError, name: str, precision: str, on_failure: OnFailure | None) -> None:
+    if on_failure is None:
         raise type(error)(f"{name}, in {precision}: {error}") from error
+    on_failure(name, error)
 
 
 def _check(structures: Sequence[tuple[str, Atoms]], precisions: Sequence[str]) -> None:

@@ -13,7 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from gfmpot.config import did_you_mean
 
-Precision = Literal["fp32", "fp64", "bf16"]
+Precision = Literal["bf16", "fp32", "fp64"]
 
 NARROW = 8
 """Outputs: what has fewer is no matrix product to speed up. Above all it is the last layer of each branch, whose output
