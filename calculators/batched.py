@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar, get_args
 
 from ase import Atoms
 
@@ -24,6 +24,7 @@ from gfmpot.calculators.batch_progress import Bar, progress_bar
 from gfmpot.calculators.batched_dynamics import BatchSimulated, Simulations
 from gfmpot.calculators.batched_relaxation import BatchRelaxed, Relaxations, RelaxSettings
 from gfmpot.calculators.md_config import MDConfig
+from gfmpot.calculators.relaxation import BatchOptimizerName
 from gfmpot.config import did_you_mean
 from gfmpot.graph import BatchBudget
 
@@ -36,8 +37,6 @@ __all__ = [
     "relax_as_done",
     "relax_many",
 ]
-
-BatchOptimizerName = Literal["FIRE", "LBFGS"]
 
 R = TypeVar("R")
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from ase.io.trajectory import TrajectoryWriter
 
 OptimizerName = Literal["FIRE", "LBFGS", "BFGS"]
+BatchOptimizerName = Literal["FIRE", "LBFGS"]
+"""What ``relax_many`` has of them."""
 
 
 @dataclass(frozen=True)

@@ -180,10 +180,15 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc]
 
     def _new(self, system: _System, positions: np.ndarray, cell: np.ndarray) -> Member:
         verlet = VerletList(self.cutoff, self._skin)
-        spin = None if system.spin == UNSPECIFIED_SPIN else system.spin
-        stated = {"charge": system.charge, "spin": spin}
         graph = build_graph(
-            system.atomic_numbers, positions, cell, system.pbc, cutoff=self.cutoff, search=verlet, **stated
+            system.atomic_numbers,
+            positions,
+            cell,
+            system.pbc,
+            cutoff=self.cutoff,
+            charge=system.charge,
+            spin=None if system.spin == UNSPECIFIED_SPIN else system.spin,
+            search=verlet,
         )
         return Member(graph, verlet)
 

@@ -24,7 +24,7 @@ class Finals:
 
     def __init__(self, out: Path | None, count: int) -> None:
         self.out = out
-        self.collected: list[Atoms] = []
+        self.collected: dict[int, Atoms] = {}
         self.folder = out is not None and (out.is_dir() or not out.suffix)
         if out is not None and self.folder:
             out.mkdir(parents=True, exist_ok=True)
@@ -32,12 +32,12 @@ class Finals:
             check_folder(out)
             _check_format(out, count)
 
-    def add(self, name: str, atoms: Atoms) -> None:
-        """One more."""
+    def add(self, place: int, name: str, atoms: Atoms) -> None:
+        """One more; ``place`` is where it belongs in a file."""
         if self.out is not None and self.folder:
             write_structures(self.out / f"{name}.extxyz", [atoms])
         else:
-            self.collected.append(atoms)
+            self.collected[place] = atoms
 
     def __enter__(self) -> None:
         """Nothing is open before something is added."""
@@ -46,7 +46,7 @@ class Finals:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self.out is not None and self.collected:
-            write_structures(self.out, self.collected)
+            write_structures(self.out, [self.collected[place] for place in sorted(self.collected)])
 
 
 def check_output(path: Path, suffixes: Iterable[str]) -> None:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args
 
 import typer
 
@@ -15,7 +16,9 @@ from gfmpot.cli.structures import Failure, Frame, read_all
 from gfmpot.config import did_you_mean
 
 if TYPE_CHECKING:
-    from gfmpot.calculators.relaxation import Relaxed
+    from ase import Atoms
+
+    from gfmpot.calculators import GFMCalculator
 
 COLUMNS = [
     *["file", "frame", "formula", "before\n(eV)", "after\n(eV)", "steps", "converged", "max force\n(eV/Å)", "volume"],
@@ -28,6 +31,10 @@ def relax(
     fmax: Annotated[float, typer.Option(help="eV/Å, the largest force to stop at.")] = 0.05,
     steps: Annotated[int, typer.Option(help="The most steps to take.")] = 500,
     optimizer: Annotated[str, typer.Option(metavar="FIRE|LBFGS|BFGS", help="One of ASE's.")] = "FIRE",
+    engine: Annotated[
+        str,
+        typer.Option(metavar="ase|batched", help="One by one with ASE, or many together: the same steps, sooner."),
+    ] = "ase",
     out: Annotated[
         Path | None,
         typer.Option(
@@ -50,62 +57,111 @@ def relax(
     The exit code is 1 if a structure could not be read or relaxed, or did not converge.
     """
     with clean_errors():
-        _check(optimizer, fmax, steps)
+        _check(engine, optimizer, fmax, steps)
         entries = list(read_all(files))
         frames = [entry for entry in entries if isinstance(entry, Frame)]
         failures = [entry for entry in entries if isinstance(entry, Failure)]
-        finals = output.Finals(out, len(frames))
+        finals, names = output.Finals(out, len(frames)), _names(frames)
         if trajectory is not None:
             trajectory.mkdir(parents=True, exist_ok=True)
-        calculator = options.build_calculator(model, head, precision, device, charge, spin, tolerance)
-        rows = []
+        calculator = options.build_calculator(model, head, precision, device, charge, spin)
+        settings = {"cell": cell, "fmax": fmax, "steps": steps, "optimizer": optimizer}
+        ends: dict[int, _End | Failure] = {}
         with finals:
-            for frame, name in zip(frames, _names(frames), strict=True):
-                frame.atoms.calc = calculator
-                path = trajectory / f"{name}.traj" if trajectory else None
-                found = _relaxed(frame, cell=cell, fmax=fmax, steps=steps, optimizer=optimizer, trajectory=path)
-                if isinstance(found, Failure):
-                    failures.append(found)
-                    continue
-                finals.add(name, found.frames[-1])
-                rows.append(_row(frame, found))
-                if not found.converged:
-                    failures.append(Failure(str(frame), f"not converged after {found.steps} steps; raise --steps"))
-        options.tell_choice(calculator)
+            for place, end in ENGINES[engine](frames, names, calculator, trajectory, settings):
+                ends[place] = end
+                if isinstance(end, _End):
+                    finals.add(place, names[place], end.after)
+        rows = [_row(frame, end) for i, frame in enumerate(frames) if isinstance(end := ends[i], _End)]
         if rows:
             table(COLUMNS, rows)
         if rows and out is None:
             note("the final structures were not written; -o FILE writes them")
-        report(failures)
+        report([*failures, *filter(None, (_failure(frame, ends[i]) for i, frame in enumerate(frames)))])
 
 
-def _check(optimizer: str, fmax: float, steps: int) -> None:
-    from gfmpot.calculators.relaxation import OptimizerName
+@dataclass(frozen=True)
+class _End:
+    """Of one relaxation."""
+
+    before: Atoms
+    after: Atoms
+    steps: int
+    converged: bool
+
+
+Ends: TypeAlias = Iterator["tuple[int, _End | Failure]"]
+
+
+def _one_by_one(
+    frames: Sequence[Frame],
+    names: Sequence[str],
+    calculator: GFMCalculator,
+    trajectory: Path | None,
+    settings: Mapping[str, Any],
+) -> Ends:
+    from gfmpot.calculators.relaxation import relax
+
+    for place, (frame, name) in enumerate(zip(frames, names, strict=True)):
+        frame.atoms.calc = calculator
+        try:
+            found = relax(frame.atoms, trajectory=trajectory and trajectory / f"{name}.traj", **settings)
+        except ValueError as error:
+            yield place, Failure(str(frame), str(error))
+        else:
+            yield place, _End(found.frames[0], found.frames[-1], found.steps, found.converged)
+
+
+def _together(
+    frames: Sequence[Frame],
+    names: Sequence[str],
+    calculator: GFMCalculator,
+    trajectory: Path | None,
+    settings: Mapping[str, Any],
+) -> Ends:
+    from gfmpot.calculators.batch_progress import progress_bar
+    from gfmpot.calculators.batched import relax_as_done
+
+    starts = [frame.atoms for frame in frames]
+    with progress_bar(len(frames), shown=True) as bar:
+        for place, found in relax_as_done(starts, calculator, trajectories=trajectory, names=names, **settings):
+            bar.advance(1)
+            bar.tell(found.converged)
+            failure = Failure(str(frames[place]), found.error or "")
+            yield place, failure if found.error else _End(found.start, found.atoms, found.steps, found.converged)
+
+
+ENGINES = {"ase": _one_by_one, "batched": _together}
+
+
+def _check(engine: str, optimizer: str, fmax: float, steps: int) -> None:
+    from gfmpot.calculators.relaxation import BatchOptimizerName, OptimizerName
 
     known = get_args(OptimizerName)
+    if engine not in ENGINES:
+        raise ValueError(f"no engine {engine!r}{did_you_mean(engine, ENGINES)}")
     if optimizer not in known:
         raise ValueError(f"no optimizer {optimizer!r}{did_you_mean(optimizer.upper(), known)}")
+    if engine == "batched" and optimizer not in get_args(BatchOptimizerName):
+        raise ValueError(f"--engine batched has {' and '.join(get_args(BatchOptimizerName))}, got {optimizer}")
     if not fmax > 0 or steps < 0:
         raise ValueError(f"--fmax must be positive and --steps not negative, got {fmax:g} and {steps}")
 
 
-def _relaxed(frame: Frame, **settings: Any) -> Relaxed | Failure:
-    from gfmpot.calculators.relaxation import relax
-
-    try:
-        return relax(frame.atoms, **settings)
-    except ValueError as error:
-        return Failure(str(frame), str(error))
-
-
-def _row(frame: Frame, relaxed: Relaxed) -> list[object]:
-    before, after = relaxed.frames[0], relaxed.frames[-1]
+def _row(frame: Frame, end: _End) -> list[object]:
+    before, after = end.before, end.after
     largest = float((after.get_forces() ** 2).sum(axis=1).max() ** 0.5)
     solid = after.pbc.any() and after.cell.rank == 3
     change = f"{after.get_volume() / before.get_volume() - 1:+.2%}" if solid else None
-    ends = [relaxed.energies[0], relaxed.energies[-1]]
-    converged = "yes" if relaxed.converged else "no"
-    return [frame.file, frame.index, after.get_chemical_formula(), *ends, relaxed.steps, converged, largest, change]
+    energies = [float(atoms.get_potential_energy()) for atoms in (before, after)]
+    converged = "yes" if end.converged else "no"
+    return [frame.file, frame.index, after.get_chemical_formula(), *energies, end.steps, converged, largest, change]
+
+
+def _failure(frame: Frame, end: _End | Failure) -> Failure | None:
+    if isinstance(end, Failure) or end.converged:
+        return end if isinstance(end, Failure) else None
+    return Failure(str(frame), f"not converged after {end.steps} steps; raise --steps")
 
 
 def _names(frames: Sequence[Frame]) -> list[str]:
