@@ -33,6 +33,9 @@ T = TypeVar("T")
 REPEATS = 5
 """Evaluations that must agree bit for bit, and whose median time is reported."""
 
+PLAIN = {"compile": False, "kernels": False}
+"""Options of the predictor that all others are measured against: PyTorch's operations, one by one."""
+
 COARSER = {"fp64": 1.0, "fp32": 50.0, "bf16": 250.0}
 """Steps of finite differences over those for float64: where rounding of the energy and curvature weigh alike. What is
 left with float32 and bfloat16 is mostly the rounding of the energies, divided by the step."""
@@ -75,7 +78,7 @@ def certify(
             the message names it.
     """
     _check(structures, precisions)
-    exact = _Bench(Predictor(model, precision="fp64", **{**options, "compile": False}), charge, spin)
+    exact = _Bench(Predictor(model, precision="fp64", **{**options, **PLAIN}), charge, spin)
     found: list[Measurement] = []
     failed: set[str] = set()
     for precision in precisions:

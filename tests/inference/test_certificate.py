@@ -177,7 +177,7 @@ def test_noise_is_not_repeatable(sound: dict[str, Measurement]) -> None:
 
 
 def test_a_sound_potential(sound: dict[str, Measurement]) -> None:
-    assert sound["fp64"].from_fp64 == dataclasses.replace(sound["fp64"].from_fp64, energy=0.0, forces=0.0, stress=0.0)
+    assert max(dataclasses.astuple(sound["fp64"].from_fp64)) < 1e-12
     assert 0 < sound["fp32"].from_fp64.forces < 1e-5
     assert 1e-5 < sound["bf16"].from_fp64.forces < 0.5
     assert sound["bf16"].seconds > 0

@@ -26,7 +26,7 @@ from gfmpot.models.potential import rebuilt
 from gfmpot.models.presets import untrained
 from gfmpot.testing import random_potential
 
-PRODUCTS = {"mm", "addmm", "bmm", "baddbmm"}
+PRODUCTS = {"mm", "addmm", "bmm", "baddbmm", "_linear_pointwise"}
 CASTS = {"_to_copy"}
 VIEWS = {"t", "transpose", "permute", "view", "_unsafe_view", "expand", "unsqueeze", "squeeze", "slice", "detach"}
 
@@ -59,13 +59,14 @@ def batch(predictor: Predictor) -> AtomGraph:
     return AtomGraph.batch([graph_from_atoms(atoms, cutoff=predictor.cutoff) for atoms in structures()])
 
 
+@pytest.mark.parametrize("kernels", [True, False])
 @pytest.mark.parametrize("readout", ["atomwise", "graph"])
-def test_bf16_is_for_products_with_weights_only(readout: str) -> None:
+def test_bf16_is_for_products_with_weights_only(readout: str, kernels: bool) -> None:
     """Activations, norms, sums over neighbours and over atoms, and gradients of geometry never see it."""
     config = PotentialConfig(PaiNNConfig(hidden=16, layers=3))
     if readout == "graph":
         config = PotentialConfig(PaiNNConfig(hidden=16, layers=2), preset("lead").head)
-    predictor = Predictor(random_potential(config), precision="bf16", device="cpu")
+    predictor = Predictor(random_potential(config), precision="bf16", device="cpu", kernels=kernels)
     graph = batch(predictor)
     with Recorder(torch.bfloat16) as recorder:
         predictor(graph)
