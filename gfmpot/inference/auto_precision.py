@@ -15,12 +15,13 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from gfmpot.config import from_mapping
+from gfmpot.config import did_you_mean, from_mapping
 from gfmpot.graph import AtomGraph, InvalidStructureError
+from gfmpot.inference.precision import Precision
 from gfmpot.inference.predictor import Predictor, Results
 from gfmpot.models import Potential
 
@@ -191,6 +192,9 @@ def build_predictor(
     Raises:
         ValueError: as :class:`Predictor`, or a tolerance that is unknown, not positive, or of a fixed precision.
     """
+    known = ("auto", *get_args(Precision))
+    if precision not in known:
+        raise ValueError(f"no precision {precision!r}{did_you_mean(str(precision), known)}")
     if precision == "auto":
         limits = from_mapping(Tolerance, tolerance or {}, where="tolerance")
         return AutoPredictor(model, tolerance=limits, choice=choice, **options)
