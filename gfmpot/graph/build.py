@@ -57,15 +57,9 @@ def build_graph(
         InvalidStructureError: empty structure, unknown element, NaN or infinite coordinates, atoms closer than
             0.1 Å, a zero vector in a periodic direction, or a multiplicity that the electron count forbids.
     """
-    z = _atomic_numbers(numbers)
-    xyz = np.ascontiguousarray(positions, dtype=np.float64)
-    box = np.zeros((3, 3)) if cell is None else np.ascontiguousarray(cell, dtype=np.float64)
-    periodic = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)).copy()
-    _check_atoms(z, xyz, box)
-    check_extent(xyz, box, periodic)
-    _check_spin(z, charge, spin)
+    z, xyz, box, periodic = checked(numbers, positions, cell, pbc, charge, spin)
     edges = _find_neighbours(search, xyz, box, periodic, cutoff)
-    _check_contacts(z, edges)
+    check_contacts(z, edges)
     if max_neighbours is not None:
         edges = nearest_only(edges, max_neighbours)
     return AtomGraph(
@@ -79,6 +73,23 @@ def build_graph(
         charge=torch.tensor([charge]),
         spin=torch.tensor([UNSPECIFIED_SPIN if spin is None else spin]),
     )
+
+
+def checked(
+    numbers: ArrayLike, positions: ArrayLike, cell: ArrayLike | None, pbc: ArrayLike, charge: int, spin: int | None
+) -> tuple[NDArray[np.int64], FloatArray, FloatArray, NDArray[np.bool_]]:
+    """Numbers (n,), positions (n, 3), cell (3, 3) and periodicity (3,) of a structure, checked but for its contacts.
+
+    Arguments and errors are those of :func:`build_graph`.
+    """
+    z = _atomic_numbers(numbers)
+    xyz = np.ascontiguousarray(positions, dtype=np.float64)
+    box = np.zeros((3, 3)) if cell is None else np.ascontiguousarray(cell, dtype=np.float64)
+    periodic = np.broadcast_to(np.asarray(pbc, dtype=bool), (3,)).copy()
+    _check_atoms(z, xyz, box)
+    check_extent(xyz, box, periodic)
+    _check_spin(z, charge, spin)
+    return z, xyz, box, periodic
 
 
 def graph_from_atoms(
@@ -179,7 +190,12 @@ def _find_neighbours(
         raise InvalidStructureError(str(error)) from error
 
 
-def _check_contacts(z: NDArray[np.int64], edges: NeighbourList) -> None:
+def check_contacts(z: NDArray[np.int64], edges: NeighbourList) -> None:
+    """Refuse atoms on top of each other.
+
+    Raises:
+        InvalidStructureError: names the closest two.
+    """
     if len(edges.distances) == 0 or edges.distances.min() >= COINCIDENT:
         return
     closest = int(edges.distances.argmin())

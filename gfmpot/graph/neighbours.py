@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +15,10 @@ TIE = 1e-6
 """Å: neighbours whose distances differ by less are one shell, which a neighbour cap keeps or drops whole."""
 
 
+FEW = 1000
+"""Edges that are sorted by five keys in turn faster than by one that is first made of them."""
+
+
 class NeighbourList(NamedTuple):
     """Directed edges (each pair twice), sorted by receiver, then sender, then shift."""
 
@@ -24,6 +29,11 @@ class NeighbourList(NamedTuple):
     def select(self, keep: NDArray[np.bool_]) -> NeighbourList:
         """The edges where ``keep`` (E,) is true, in the same order."""
         return NeighbourList(self.edge_index[:, keep], self.cell_shifts[keep], self.distances[keep])
+
+    def sorted(self) -> NeighbourList:
+        """The same edges in order."""
+        places = order(self.edge_index, self.cell_shifts)
+        return NeighbourList(self.edge_index[:, places], self.cell_shifts[places], self.distances[places])
 
 
 def neighbour_list(positions: FloatArray, cell: FloatArray, pbc: NDArray[np.bool_], cutoff: float) -> NeighbourList:
@@ -38,19 +48,31 @@ def neighbour_list(positions: FloatArray, cell: FloatArray, pbc: NDArray[np.bool
     Raises:
         ValueError: a periodic direction without a usable lattice vector.
     """
+    pairs, images = candidates(positions, cell, pbc, cutoff)
+    edge_index, shifts = np.ascontiguousarray(pairs.T.astype(np.int64)), images.astype(np.int64)
+    edges = NeighbourList(edge_index, shifts, edge_lengths(positions, cell, edge_index, shifts))
+    return edges.select(edges.distances < cutoff).sorted()
+
+
+def candidates(
+    positions: FloatArray, cell: FloatArray, pbc: NDArray[np.bool_], cutoff: float
+) -> tuple[NDArray[np.unsignedinteger], NDArray[np.int32]]:
+    """(P, 2) sender and receiver, and (P, 3) shift of all pairs within ``cutoff`` and perhaps a few beyond, unsorted.
+
+    Arguments and errors are those of :func:`neighbour_list`.
+    """
     from vesin import NeighborList  # imports torch, which `import gfmpot` must not
 
-    box = completed_cell(cell, pbc)
     # A hair beyond the cutoff, so that our own distances decide, and a list with a skin decides alike to the last bit.
     search = NeighborList(cutoff=cutoff * (1 + 1e-12), full_list=True)
-    pairs, shifts = search.compute(positions, box, pbc, quantities="PS")
-    edge_index, shifts = np.ascontiguousarray(pairs.T.astype(np.int64)), shifts.astype(np.int64)
-    edges = NeighbourList(edge_index, shifts, edge_lengths(positions, cell, edge_index, shifts))
-    return _sorted(edges.select(edges.distances < cutoff))
+    return search.compute(positions, completed_cell(cell, pbc), pbc, quantities="PS")  # type: ignore[no-any-return]
 
 
 def edge_lengths(positions: FloatArray, cell: FloatArray, edge_index: IntArray, cell_shifts: IntArray) -> FloatArray:
-    """(E,) Å. Element by element, so that an edge has the same length in any list."""
+    """(E,) Å. Element by element, so that an edge has the same length in any list.
+
+    ``cell`` is (3, 3), or (3, E, 3) where each edge has its own.
+    """
     senders, receivers = edge_index
     vectors = positions[receivers] - positions[senders]
     for axis in range(3):
@@ -68,6 +90,8 @@ def completed_cell(cell: FloatArray, pbc: NDArray[np.bool_]) -> FloatArray:
     """
     if not pbc.any():
         return np.eye(3)
+    if pbc.all() and _is_usable(cell):
+        return cell.copy()
     periodic = cell[pbc]
     lengths = np.linalg.norm(periodic, axis=1)
     if (lengths < 1e-3).any():
@@ -82,10 +106,28 @@ def completed_cell(cell: FloatArray, pbc: NDArray[np.bool_]) -> FloatArray:
     return box
 
 
-def _sorted(edges: NeighbourList) -> NeighbourList:
-    (senders, receivers), shifts = edges.edge_index, edges.cell_shifts
-    order = np.lexsort((shifts[:, 2], shifts[:, 1], shifts[:, 0], senders, receivers))
-    return NeighbourList(edges.edge_index[:, order], shifts[order], edges.distances[order])
+def _is_usable(cell: FloatArray) -> bool:
+    """Whether three lattice vectors are far from zero and from dependent; plain numbers are faster here than arrays."""
+    (a, b, c), (d, e, f), (g, h, i) = cell.tolist()
+    volume = abs(a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g))
+    lengths = math.hypot(a, b, c), math.hypot(d, e, f), math.hypot(g, h, i)
+    return min(lengths) > 1e-2 and volume > 1e-4 * math.prod(lengths)
+
+
+def order(edge_index: IntArray, cell_shifts: IntArray) -> IntArray:
+    """(E,) the order of edges by receiver, sender and shift; no two of them are the same edge."""
+    keys = (edge_index[1], edge_index[0], *cell_shifts.T)
+    if len(keys[0]) < FEW:
+        return np.lexsort(keys[::-1])
+    lowest = [int(key.min()) for key in keys]
+    widths = [int(key.max()) - low + 1 for key, low in zip(keys, lowest, strict=True)]
+    if math.prod(widths) >= 2**63:
+        return np.lexsort(keys[::-1])
+    number = np.zeros(len(keys[0]), dtype=np.int64)  # of each edge among all possible ones: one key instead of five
+    for key, low, width in zip(keys, lowest, widths, strict=True):
+        number *= width
+        number += key - low
+    return np.argsort(number)
 
 
 def nearest_only(edges: NeighbourList, max_neighbours: int) -> NeighbourList:
