@@ -64,7 +64,7 @@ def relax(
         finals, names = output.Finals(out, len(frames)), _names(frames)
         if trajectory is not None:
             trajectory.mkdir(parents=True, exist_ok=True)
-        calculator = options.build_calculator(model, head, precision, device, charge, spin)
+        calculator = options.build_calculator(model, head, precision, device, charge, spin, tolerance)
         settings = {"cell": cell, "fmax": fmax, "steps": steps, "optimizer": optimizer}
         ends: dict[int, _End | Failure] = {}
         with finals:
@@ -73,6 +73,7 @@ def relax(
                 if isinstance(end, _End):
                     finals.add(place, names[place], end.after)
         rows = [_row(frame, end) for i, frame in enumerate(frames) if isinstance(end := ends[i], _End)]
+        options.tell_choice(calculator)
         if rows:
             table(COLUMNS, rows)
         if rows and out is None:

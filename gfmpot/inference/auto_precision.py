@@ -28,12 +28,12 @@ from gfmpot.models import Potential
 SAMPLE = 8
 """Structures, of many, on which the choice is made."""
 
-REPEATS = 3
-"""Evaluations that are timed."""
+REPEATS = 5
+"""Evaluations that are timed, in turns; the shortest counts."""
 
 WORTH = 0.8
-"""A precision gives way to a coarser or finer one only if that takes less than this share of its time: noise of timing
-must not decide."""
+"""Bfloat16 is worth its rounding only if it takes less than this share of the time; and noise of timing must not
+decide."""
 
 _log = logging.getLogger(__name__)
 
@@ -93,11 +93,10 @@ class Choice:
 
 
 def choose_precision(graph: AtomGraph, tolerance: Tolerance, make_predictor: Callable[[str], Predictor]) -> Choice:
-    """Try float32, bfloat16 and float64 on ``graph``, and take the cheapest that the tolerance allows.
+    """Try all precisions on ``graph``, and take the cheapest that the tolerance allows.
 
-    Float32 is the first choice, bfloat16 the second, float64 the last; a later one is taken in spite of an earlier one
-    only if it takes less than :data:`WORTH` of the time. Differences repeat bit for bit on a CPU, and of times only a
-    clear gap enters.
+    That is float32 if it is within the tolerance, or bfloat16 if that is too and takes less than :data:`WORTH` of the
+    time; float64 if neither is. Differences repeat bit for bit on a CPU, and of times only a clear gap enters.
 
     Args:
         graph: one or several structures.
@@ -107,15 +106,16 @@ def choose_precision(graph: AtomGraph, tolerance: Tolerance, make_predictor: Cal
     Raises:
         ValueError: structures that the model cannot answer for.
     """
-    exact = make_predictor("fp64")
-    expected = exact(graph)
-    reference = Trial("fp64", 0.0, 0.0, _seconds(exact, graph))
-    trials = [*(_trial(name, make_predictor(name), graph, expected) for name in ("fp32", "bf16")), reference]
-    chosen, *others = [trial for trial in trials if trial.within(tolerance)]
-    for trial in others:
-        if trial.seconds < WORTH * chosen.seconds:
-            chosen = trial
-    return Choice(chosen.precision, tolerance, tuple(trials))
+    predictors = {name: make_predictor(name) for name in ("fp64", "fp32", "bf16")}
+    expected = predictors["fp64"](graph)
+    differences = {name: _difference(predictor, graph, expected) for name, predictor in predictors.items()}
+    times = _seconds([predictors[name] for name in predictors if np.isfinite(differences[name]).all()], graph)
+    trials = {name: Trial(name, *differences[name], times.get(name, math.inf)) for name in ("fp32", "bf16", "fp64")}
+    possible = [name for name, trial in trials.items() if trial.within(tolerance)]
+    chosen = possible[0]
+    if possible[:2] == ["fp32", "bf16"] and trials["bf16"].seconds < WORTH * trials["fp32"].seconds:
+        chosen = "bf16"
+    return Choice(chosen, tolerance, tuple(trials.values()))
 
 
 class AutoPredictor(Predictor):
@@ -203,22 +203,23 @@ def build_predictor(
     return Predictor(model, precision=precision, **options)
 
 
-def _trial(precision: str, predictor: Predictor, graph: AtomGraph, expected: Sequence[Results]) -> Trial:
+def _difference(predictor: Predictor, graph: AtomGraph, expected: Sequence[Results]) -> tuple[float, float]:
+    """Of energies (eV/atom) and forces (eV/Å); infinite without a finite answer."""
     try:
         found = predictor(graph)
     except InvalidStructureError:  # float64 has answered, so it is the precision that makes it not finite
-        return Trial(precision, math.inf, math.inf, math.inf)
+        return math.inf, math.inf
     pairs = list(zip(found, expected, strict=True))
     energy = max(abs(a["energy"] - b["energy"]) / len(b["forces"]) for a, b in pairs)
-    forces = max(float(np.abs(a["forces"] - b["forces"]).max()) for a, b in pairs)
-    return Trial(precision, energy, forces, _seconds(predictor, graph))
+    return energy, max(float(np.abs(a["forces"] - b["forces"]).max()) for a, b in pairs)
 
 
-def _seconds(predictor: Predictor, graph: AtomGraph) -> float:
-    """Of the fastest of a few evaluations, after one that has warmed things up."""
-    times = []
+def _seconds(predictors: Sequence[Predictor], graph: AtomGraph) -> dict[str, float]:
+    """By precision, of the fastest of a few evaluations, after one that has warmed things up."""
+    times: dict[str, list[float]] = {predictor.precision: [] for predictor in predictors}
     for _ in range(REPEATS):
-        begun = time.perf_counter()
-        predictor(graph)
-        times.append(time.perf_counter() - begun)
-    return min(times)
+        for predictor in predictors:
+            begun = time.perf_counter()
+            predictor(graph)
+            times[predictor.precision].append(time.perf_counter() - begun)
+    return {precision: min(measured) for precision, measured in times.items()}

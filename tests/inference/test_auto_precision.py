@@ -34,7 +34,7 @@ def potential() -> Potential:
 def clock(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     """Seconds that an evaluation seems to take, by precision."""
     seconds = {"bf16": 1.0, "fp32": 1.0, "fp64": 1.0}
-    monkeypatch.setattr(auto_precision, "_seconds", lambda predictor, graph: seconds[predictor.precision])
+    monkeypatch.setattr(auto_precision, "_seconds", lambda predictors, graph: seconds)
     return seconds
 
 
@@ -71,8 +71,8 @@ class Stub:
         ({}, {}, "fp32"),
         ({}, {"bf16": WORTH - 0.01}, "bf16"),
         ({}, {"bf16": WORTH + 0.01}, "fp32"),
-        ({}, {"fp64": 0.5}, "fp64"),
-        ({}, {"bf16": 0.5, "fp64": 0.45}, "bf16"),
+        ({}, {"fp64": 0.5}, "fp32"),
+        ({}, {"bf16": 0.5, "fp64": 0.1}, "bf16"),
         ({"bf16": (2e-4, 0)}, {"bf16": 0.1}, "fp32"),
         ({"bf16": (0, 2e-3)}, {"bf16": 0.1}, "fp32"),
         ({"bf16": (0.9e-4, 0.9e-3)}, {"bf16": 0.1}, "bf16"),
