@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from gfmpot.graph.atom_graph import UNSPECIFIED_SPIN, AtomGraph
 from gfmpot.graph.build import COINCIDENT, InvalidStructureError, check_contacts, checked
-from gfmpot.graph.neighbours import FloatArray, IntArray, NeighbourList, candidates, edge_lengths
+from gfmpot.graph.neighbours import FloatArray, IntArray, NeighbourList, candidates, edge_lengths, nearest_only
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +65,15 @@ def search(
     return Searched(z, xyz, box, periodic, charge, UNSPECIFIED_SPIN if spin is None else spin, pairs, shifts)
 
 
-def join(structures: Sequence[Searched], cutoff: float) -> tuple[AtomGraph | None, Mapping[int, str]]:
+def join(
+    structures: Sequence[Searched], cutoff: float, max_neighbours: int | None = None
+) -> tuple[AtomGraph | None, Mapping[int, str]]:
     """The batch of the structures, equal to that of their single graphs to the last bit.
 
     Args:
         structures: of the same cutoff.
         cutoff: Å.
+        max_neighbours: as for :func:`build_graph`.
 
     Returns:
         The batch of those without coincident atoms, None if there are none, and what is wrong with the others.
@@ -81,9 +84,11 @@ def join(structures: Sequence[Searched], cutoff: float) -> tuple[AtomGraph | Non
     edges = _candidates(structures, structure)
     close = set(structure[edges.distances < COINCIDENT].tolist())
     if close:
-        rest, _ = join([one for i, one in enumerate(structures) if i not in close], cutoff)
+        rest, _ = join([one for i, one in enumerate(structures) if i not in close], cutoff, max_neighbours)
         return rest, {i: _contact(structures[i]) for i in sorted(close)}
     edges = edges.select(edges.distances < cutoff).sorted()
+    if max_neighbours is not None:
+        edges = nearest_only(edges, max_neighbours)
     return _graph(structures, edges), {}
 
 

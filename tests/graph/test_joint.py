@@ -49,6 +49,11 @@ def test_charge_and_spin(salt: Atoms) -> None:
     assert_same(graph, AtomGraph.batch([single(salt, charge=1, spin=2), single(salt)]))
 
 
+def test_cap_on_neighbours(structures: list[Atoms]) -> None:
+    graph, _ = join([searched(atoms) for atoms in structures], CUTOFF, max_neighbours=6)
+    assert_same(graph, AtomGraph.batch([single(atoms, max_neighbours=6) for atoms in structures]))
+
+
 def test_coincident_atoms_are_left_out(structures: list[Atoms]) -> None:
     bad = Atoms("OH2", [[0, 0, 0], [0, 0, 1], [0, 0, 1.05]])
     many = [*structures[:3], bad, *structures[3:], bad]

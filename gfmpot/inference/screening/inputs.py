@@ -1,0 +1,203 @@
+"""What is screened: files, how many records they have, and the blocks in which the work is divided."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from gfmpot.data.formats.adios import AdiosStore
+from gfmpot.data.formats.manifest import NAME as MANIFEST
+from gfmpot.data.frame import Frame, Rejected
+from gfmpot.inference.screening.formats import KINDS, WHOLE, BareExtXyz, Defaults, format_of
+
+UNREADABLE = (ValueError, OSError)
+"""What readers raise on files that are not what their names say."""
+
+
+@dataclass(frozen=True)
+class Input:
+    """A file, as it was when the run was planned."""
+
+    path: str
+    """As the user wrote it, or below the folder that the user wrote."""
+
+    kind: str
+    size: int
+    modified: int
+    """Bytes and time in ns, by which a change is noticed."""
+
+    records: int = 0
+    marks: tuple[int, ...] = ()
+    """Byte offsets of every :attr:`every`-th record, where they are not found without a scan."""
+
+    every: int = 1
+    problem: str = ""
+    """Why nothing of it can be read."""
+
+    def check(self) -> None:
+        """Whether the file is still what was planned with.
+
+        Raises:
+            ValueError: it changed.
+            FileNotFoundError: it is gone.
+        """
+        if _state(Path(self.path), self.kind) != (self.size, self.modified):
+            raise ValueError(f"{self.path} has changed since this run was planned: begin anew with --overwrite")
+
+
+@dataclass(frozen=True)
+class Span:
+    """Records ``start`` to ``stop`` of input number ``input``."""
+
+    input: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class Block:
+    """Work that is done at once and written as one file."""
+
+    number: int
+    spans: tuple[Span, ...]
+
+    @property
+    def records(self) -> int:
+        """How many there are."""
+        return sum(span.stop - span.start for span in self.spans)
+
+
+class Blocks:
+    """Records of all inputs one after another, ``size`` to a block; a :class:`Block` is made when it is asked for."""
+
+    def __init__(self, inputs: Sequence[Input], size: int) -> None:
+        self.size = size
+        self._ends = np.cumsum([item.records for item in inputs])
+        self.records = int(self._ends[-1]) if len(inputs) else 0
+
+    def __len__(self) -> int:
+        return -(-self.records // self.size)
+
+    def __getitem__(self, number: int) -> Block:
+        first, last = number * self.size, min((number + 1) * self.size, self.records)
+        low = int(np.searchsorted(self._ends, first, side="right"))
+        high = int(np.searchsorted(self._ends, last, side="left"))
+        cuts = [first, *self._ends[low:high].tolist(), last]
+        starts = np.concatenate([[0], self._ends])
+        spans = (Span(i, a - int(starts[i]), b - int(starts[i])) for i, (a, b) in enumerate(pairwise(cuts), low))
+        return Block(number, tuple(span for span in spans if span.stop > span.start))
+
+    def number_of(self, item: int, record: int) -> int:
+        """The block in which a record of an input is."""
+        before = int(self._ends[item - 1]) if item else 0
+        return (before + record) // self.size
+
+
+def find(paths: Iterable[Path]) -> tuple[list[tuple[Path, str]], dict[str, int]]:
+    """The files to read with their kinds, each once, and by ending how many files in folders are of no known kind.
+
+    Folders are searched to any depth, in order of name; a store stands for its splits.
+
+    Raises:
+        FileNotFoundError: a path that does not exist, or a folder without anything to screen.
+    """
+    found: dict[Path, tuple[Path, str]] = {}
+    others: Counter[str] = Counter()
+    for path in paths:
+        if not path.exists():
+            raise FileNotFoundError(f"no file or folder {path}{_similar(path)}")
+        inside = list(_files(path, others)) if path.is_dir() and path.suffix != ".bp" else [path]
+        if not inside:
+            raise FileNotFoundError(f"{path}: no structures in it; looked for {', '.join(KINDS)}")
+        for file in (split for entry in inside for split in _splits(entry)):
+            found.setdefault(file.resolve(), (file, KINDS.get(file.suffix, WHOLE)))
+    return list(found.values()), dict(others)
+
+
+def survey(path: Path, kind: str, defaults: Defaults, every: int) -> Input:
+    """Count a file's records. What cannot be read has a :attr:`Input.problem`.
+
+    Args:
+        path: the file.
+        kind: of :data:`KINDS`.
+        defaults: as for reading.
+        every: distance of marks.
+    """
+    size, modified = _state(path, kind)
+    try:
+        records = format_of(kind, defaults).count(path)
+        marks = tuple(BareExtXyz().marks(path, every)) if kind == "extxyz" else ()
+    except UNREADABLE as error:
+        return Input(str(path), kind, size, modified, problem=str(error))
+    problem = "" if records else "there is no structure in it"
+    return Input(str(path), kind, size, modified, records, marks, every, problem)
+
+
+def structures(item: Input, start: int, stop: int, defaults: Defaults) -> Iterator[tuple[int, Frame | str]]:
+    """The structures of records ``start`` to ``stop`` with their indices; for what cannot be read, the reason.
+
+    An index is that of the record, or of the structure in a file that is one record. Each record comes, whatever
+    happens: a file that breaks off gives a reason for each of those that are missing.
+
+    Raises:
+        ValueError, FileNotFoundError: the file changed since the run was planned.
+    """
+    item.check()
+    following, reason = start, ""
+    try:
+        for entry in _read(item, start, stop, defaults):
+            yield following, entry if isinstance(entry, Frame) else entry.reason
+            following += 1
+    except UNREADABLE as error:
+        reason = f"it and what follows could not be read: {error}"
+    if item.kind == WHOLE:
+        missing = range(following, following + (bool(reason) or following == 0))
+    else:
+        missing = range(following, stop)
+    for index in missing:
+        yield index, reason or "the file ends before it"
+
+
+def _read(item: Input, start: int, stop: int, defaults: Defaults) -> Iterator[Frame | Rejected]:
+    path = Path(item.path)
+    if item.marks:
+        mark = start // item.every
+        return BareExtXyz(defaults=defaults).read_from(path, item.marks[mark], mark * item.every, start, stop)
+    return format_of(item.kind, defaults).read(path, start, stop)
+
+
+def _state(path: Path, kind: str) -> tuple[int, int]:
+    state = (path.parent / MANIFEST if kind == "store" else path).stat()
+    return state.st_size, state.st_mtime_ns
+
+
+def _files(folder: Path, others: Counter[str]) -> Iterator[Path]:
+    """What can be screened in a folder; stores are not looked into."""
+    for place, folders, names in os.walk(folder):
+        stores = [name for name in folders if name.endswith(".bp")]
+        folders[:] = sorted(name for name in folders if name not in stores and not name.startswith("."))
+        for path in (Path(place, name) for name in sorted([*names, *stores]) if not name.startswith(".")):
+            if path.suffix in KINDS or path.name.startswith(("POSCAR", "CONTCAR")):
+                yield path
+            else:
+                others[path.suffix or path.name] += 1
+
+
+def _splits(path: Path) -> list[Path]:
+    """The directories of a store that hold structures; any other path as it is."""
+    if path.suffix != ".bp" or not (path / MANIFEST).is_file():
+        return [path]
+    return [path / f"{name}.bp" for name in AdiosStore(path).splits]
+
+
+def _similar(path: Path) -> str:
+    names = [entry.name for entry in path.parent.glob("*")] if path.parent.is_dir() else []
+    close = get_close_matches(path.name, names, n=1)
+    return f"; did you mean {str(path.with_name(close[0]))!r}?" if close else ""
