@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from gfmpot import __version__
-from gfmpot.cli import certify, data, info, md, predict, pretrain, relax, report, train_branch_weights
+from gfmpot.cli import certify, data, info, md, predict, pretrain, relax, report, screen, train_branch_weights
 
 app = typer.Typer(
     name="gfmpot",
@@ -24,6 +24,7 @@ VERBS = (
     info.info,
     predict.predict,
     relax.relax,
+    screen.screen,
     md.md,
     certify.certify,
     pretrain.pretrain,

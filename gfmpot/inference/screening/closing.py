@@ -36,6 +36,10 @@ OUTERMOST = 0.1
 """Per cent of the rows that may lie beyond either end of a histogram."""
 
 
+LOWEST = 1e-4
+"""Of the median, where a logarithmic histogram begins: forces that vanish by symmetry are mere rounding."""
+
+
 def close(out: str | Path) -> Report:
     """Check a complete run, merge what was left out, and write ``report.json``.
 
@@ -108,6 +112,7 @@ def _edges(parts: Iterable[NDArray[np.float64]], logarithmic: bool) -> NDArray[n
         return None
     low, high = (float(x) for x in np.percentile(values, [OUTERMOST, 100 - OUTERMOST]))
     if logarithmic:
+        low = max(low, float(np.median(values)) * LOWEST)
         return np.geomspace(low / 1.01, high * 1.01, BINS + 1)
     margin = max(1e-3 * (high - low), 1e-6)
     return np.linspace(low - margin, high + margin, BINS + 1)

@@ -18,12 +18,14 @@ from gfmpot.graph import BatchBudget
 from gfmpot.inference.predictor import Predictor
 from gfmpot.inference.screening.assembling import Assembly
 from gfmpot.inference.screening.claiming import Claims
+from gfmpot.inference.screening.closing import Report, close
 from gfmpot.inference.screening.evaluating import Evaluation, Relax
 from gfmpot.inference.screening.folder import Folder
 from gfmpot.inference.screening.formats import Defaults, ReadFile
 from gfmpot.inference.screening.locks import Locks
 from gfmpot.inference.screening.plan import Request, agreed_plan
 from gfmpot.inference.screening.preparing import Piece, Preparation, Refused
+from gfmpot.inference.screening.ranking import Top, write_top
 from gfmpot.inference.screening.readers import Readers
 from gfmpot.inference.screening.tables import Table, pyarrow
 from gfmpot.inference.screening.where import Where
@@ -150,6 +152,23 @@ class Screening:
             claims = Claims(self.blocks, self.folder, locks, self.launch.rank, self.launch.world)
             stopped = self._work(readers, claims, stopping, progress)
         return Outcome(len(self.folder.done()), len(self.blocks), stopped)
+
+    def close(self, top: Top | None = None) -> Report | None:
+        """Check the complete run and report on it; None if another process has just done so.
+
+        Args:
+            top: which results to write as ``top.parquet`` and ``top.extxyz``, too.
+
+        Raises:
+            ValueError: not all blocks are done, or no such column to rank by.
+        """
+        report = self.folder.path / "report.json"
+        with Locks(self.folder.locks) as locks, locks.one_at_a_time():
+            if report.exists() and report.stat().st_mtime > self._since:
+                return None
+            if top is not None:
+                write_top(self.folder, self.plan, top, self._defaults())
+            return close(self.folder.path)
 
     def _work(
         self,
