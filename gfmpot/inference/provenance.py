@@ -36,7 +36,7 @@ class Provenance:
 
     gfmpot: str
     code_sha256: str
-    """Of gfmpot's Python files: a version number does not tell an edited installation."""
+    """Of gfmpot's files, Python and compiled: a version number does not tell an edited installation."""
 
     torch: str
     numpy: str
@@ -109,18 +109,18 @@ def cpu_name() -> str:
 
 @cache
 def code_sha256() -> str:
-    """Of all Python files of the package, by their names and contents; the same for plain and editable installs."""
+    """Of all Python files and compiled modules of the package, by their names and contents."""
     root = Path(gfmpot.__file__).parent
     digest = hashlib.sha256()
-    for path in sorted(_python_files(root)):
+    for path in sorted(_code_files(root)):
         digest.update(path.relative_to(root).as_posix().encode())
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
 
-def _python_files(root: Path) -> Iterator[Path]:
+def _code_files(root: Path) -> Iterator[Path]:
     for folder, _, names in os.walk(root, followlinks=True):  # in a checkout calculators and recipes are links
-        yield from (Path(folder, name) for name in names if name.endswith(".py"))
+        yield from (Path(folder, name) for name in names if name.endswith((".py", ".so")))
 
 
 def _answer(head: str | None, weights: Mapping[str, float] | None) -> str:
