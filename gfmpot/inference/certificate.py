@@ -58,7 +58,7 @@ class Measurement:
     natoms: int
     precision: str
     path: str
-    """Which implementation evaluated it."""
+    """How it was evaluated: ``kernels``, ``compiled`` or ``plain``, see :attr:`gfmpot.inference.Predictor.path`."""
 
     seconds: float
     """Of an evaluation with its neighbour list, median of the repeats."""

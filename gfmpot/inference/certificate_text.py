@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 
 MISSING = "–"
 
+PATHS = {"kernels": "compiled kernels", "compiled": "TorchInductor's code", "plain": "PyTorch's operations"}
+"""What the paths of a predictor are called in a sentence."""
+
 Value = Callable[["Measurement"], float | None]
 
 
@@ -67,7 +70,9 @@ def rows(certificate: Certificate) -> list[list[str]]:
     numbers = [[q.name, q.unit, *(_cell(worst(q, found)) for found in by_precision)] for q in QUANTITIES]
     repeats = ["yes" if all(m.repeatable for m in found) else "NO" for found in by_precision]
     times = [f"{1e6 * sum(m.seconds for m in found) / sum(m.natoms for m in found):.0f}" for found in by_precision]
-    return [*numbers, ["bitwise repeatable", "", *repeats], ["time of an evaluation, mean", "µs/atom", *times]]
+    ways = [", ".join(_paths(found)) for found in by_precision]
+    ends = [["bitwise repeatable", "", *repeats], ["evaluated by", "", *ways]]
+    return [*numbers, *ends, ["time of an evaluation, mean", "µs/atom", *times]]
 
 
 def table(certificate: Certificate) -> str:
@@ -106,10 +111,12 @@ def paragraph(certificate: Certificate, precision: str) -> str:
     """What was computed with what, and how exactly, in one precision."""
     p, found = certificate.provenance, certificate.of(precision)
     rest = "" if precision == "fp64" else " (geometry and sums of energies in fp64)"
-    turned = worst_of(ENERGIES, SYMMETRIES, found), worst_of(VECTORS, SYMMETRIES, found)
+    way = " and ".join(PATHS.get(path, path) for path in _paths(found))
+    turned = _worst_of(ENERGIES, SYMMETRIES, found), _worst_of(VECTORS, SYMMETRIES, found)
     sentences = [
         f"Energies, forces and stresses were computed with gfmpot {p.gfmpot}, model {p.model} ({p.answer}; SHA-256 "
-        f"{p.model_sha256[:SHORT]}), in {precision}{rest} with PyTorch {p.torch} on {p.hardware}; version {p.version}.",
+        f"{p.model_sha256[:SHORT]}), in {precision}{rest} by {way}, with PyTorch {p.torch} on {p.hardware}; version "
+        f"{p.version}.",
         f"On {_structures(found)} they differ from plain fp64 by at most {_values(found, ENERGY, FORCES, STRESS)}.",
         f"Forces equal central differences of the energy within {_values(found, FORCE_DIFFERENCES)}.",
         f"Rotated, mirrored, translated and permuted structures agree within {_listed(turned)}.",
@@ -125,7 +132,7 @@ def worst(quantity: Quantity, found: Sequence[Measurement]) -> float | None:
     return max(values, key=abs, default=None)
 
 
-def worst_of(quantities: dict[str, Quantity], keys: dict[str, str], found: Sequence[Measurement]) -> str:
+def _worst_of(quantities: dict[str, Quantity], keys: dict[str, str], found: Sequence[Measurement]) -> str:
     """The worst of several quantities of one unit, with the unit."""
     values = [value for key in keys if (value := worst(quantities[key], found)) is not None]
     return f"{_cell(max(values))} {next(iter(quantities.values())).unit}"
@@ -143,6 +150,10 @@ def _values(found: Sequence[Measurement], *quantities: Quantity) -> str:
     """Worst magnitudes with their units; what no structure has is left out."""
     values = [(worst(quantity, found), quantity.unit) for quantity in quantities]
     return _listed([f"{_cell(abs(value))} {unit}" for value, unit in values if value is not None])
+
+
+def _paths(found: Sequence[Measurement]) -> list[str]:
+    return sorted({m.path for m in found})
 
 
 def _structures(found: Sequence[Measurement]) -> str:

@@ -134,7 +134,6 @@ def _measure(bench: _Bench, exact: _Bench, name: str, atoms: Atoms, dynamics: Dy
         formula=atoms.get_chemical_formula(),
         natoms=len(atoms),
         precision=precision,
-        path=str(getattr(bench.predictor, "path", "eager")),
         seconds=seconds,
         from_fp64=_deviation(results, reference),
         force_differences=force_error(bench.energies, atoms, results["forces"], STEP * COARSER[precision]),
@@ -147,6 +146,7 @@ def _measure(bench: _Bench, exact: _Bench, name: str, atoms: Atoms, dynamics: Dy
         repeatable=repeatable,
         drift=None if dynamics is None else _if_applicable(lambda: dynamics(precision, atoms), remarks),
         remarks=tuple(remarks),
+        path=str(getattr(bench.predictor, "path", "plain")),
     )
 
 
