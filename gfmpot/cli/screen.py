@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ase import Atoms
 
     from gfmpot.inference import Predictor
-    from gfmpot.inference.screening import Outcome, Relaxation, Relaxer, Screening, Top
+    from gfmpot.inference.screening import Outcome, Relaxation, Relaxer, Screening
     from gfmpot.ranks.launch import Launch
 
 MOST_WORKERS = 8
@@ -32,7 +32,7 @@ def screen(
     inputs: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="INPUTS...",
+            metavar="INPUTS",
             help="Extended XYZ, ASE databases (.db, .aselmdb), packed .npz and .h5, stores (.bp), CIF and whatever "
             "else ASE reads, and folders of them.",
             show_default=False,
@@ -94,8 +94,8 @@ def screen(
         if relax:
             relaxer = _relaxer(predictor, model, cell=cell, fmax=fmax, steps=steps, optimizer=optimizer)
         settings = Settings(forces, stress, where, block_size, charge, spin, relaxer, structures_in)
-        screening = Screening(inputs, out, predictor, settings, launch=launch, overwrite=overwrite)
-        _finish(screening, _work(screening, _share_cores(predictor, launch, workers)), top)
+        screening = Screening(inputs, out, predictor, settings, top=top, launch=launch, overwrite=overwrite)
+        _finish(screening, _work(screening, _share_cores(predictor, launch, workers)))
 
 
 def structures_in(path: Path) -> Iterator[Atoms | str]:
@@ -174,7 +174,7 @@ def _tell_beginning(screening: Screening, done: int, blocks: int) -> None:
         note(f"going on: {done} of {blocks} blocks are done")
 
 
-def _finish(screening: Screening, outcome: Outcome, top: Top | None) -> None:
+def _finish(screening: Screening, outcome: Outcome) -> None:
     """The closing report, by one of the processes that see the last block done."""
     from gfmpot.cli.screen_report import tell
 
@@ -184,11 +184,15 @@ def _finish(screening: Screening, outcome: Outcome, top: Top | None) -> None:
             raise typer.Exit(INCOMPLETE)
         note(f"{outcome.blocks - outcome.done} blocks are still being done by other processes")
         return
-    closed = screening.close(top)
+    closed = screening.close()
     if closed is None:  # another process has done it
         return
     tell(closed, screening.folder.path)
     console().print(f"wrote {screening.folder.path}")
+    if closed["structures"] and closed["quarantined"] == closed["structures"]:
+        closed["problems"].append(
+            f"not one structure could be screened: {screening.folder.path}/quarantine.jsonl says why"
+        )
     report(closed["problems"])
 
 

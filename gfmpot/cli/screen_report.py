@@ -32,9 +32,9 @@ MOST_ROWS = 16
 
 def tell(report: Report, folder: Path) -> None:
     """Print the report, and keep it as ``report.txt`` with ``distributions.png`` beside it."""
-    parts = [*_lines(report), _processes(report["shares"])]
+    parts: list[Text | Table] = [*_lines(report), _processes(report["shares"])]
     if report["reasons"]:
-        parts.append(_reasons(report["reasons"]))
+        parts += [Text("In quarantine.jsonl:"), _reasons(report["reasons"])]
     console().print(*parts, sep="\n")
     with (folder / "report.txt").open("w") as file:
         Console(file=file, width=140).print(*parts, sep="\n")
@@ -47,9 +47,10 @@ def _lines(report: Report) -> list[Text]:
     rates = f"{report['structures'] / seconds:,.0f} structures/s, {report['atoms'] / seconds:,.0f} atoms/s"
     kinds = ("written", "not_selected", "quarantined")
     counts = ", ".join(f"{report[kind]:,} {kind.replace('_', ' ')}" for kind in kinds)
-    paths = ", ".join(report["paths"])
+    paths, unreadable = ", ".join(report["paths"]), report["unreadable_files"]
+    files = f"{report['files']:,} files" + (f", {unreadable:,} of them unreadable" if unreadable else "")
     return [
-        Text(f"{report['structures']:,} structures from {report['files']:,} files: {counts}"),
+        Text(f"{report['structures']:,} structures from {files}: {counts}"),
         Text(f"{report['atoms']:,} atoms, {report['edges']:,} edges in {duration(seconds)}: {rates} ({paths})"),
     ]
 
@@ -71,9 +72,9 @@ def _processes(shares: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def _reasons(reasons: Mapping[str, int]) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("in quarantine", justify="right")
-    table.add_column("because", overflow="fold")
+    table = Table.grid(padding=(0, 2))
+    table.add_column(justify="right")
+    table.add_column(overflow="fold")
     for reason, count in list(reasons.items())[:MOST_ROWS]:
         table.add_row(f"{count:,}", Text(reason))
     return table

@@ -51,7 +51,8 @@ class Assembly:
         """
         rows, number = Rows.join(self._rows), self.block.number
         if self._refused:
-            write_lines(folder.refusals(number), map(self._line, self._refused))
+            in_order = sorted(self._refused, key=lambda refused: (refused.input, refused.index))
+            write_lines(folder.refusals(number), map(self._line, in_order))
         else:
             folder.refusals(number).unlink(missing_ok=True)  # of one who was killed before the table
         if rows.relaxations:

@@ -32,7 +32,8 @@ def check(out: str | Path) -> list[str]:
     folder = Folder(out)
     plan = Plan.read(folder)
     blocks, done = plan.blocks(), folder.done()
-    problems = [f"block {n} is not done" for n in range(len(blocks)) if n not in done]
+    missing = [number for number in range(len(blocks)) if number not in done]
+    problems = [f"{len(missing)} of {len(blocks)} blocks are not done, the first is {missing[0]}"] if missing else []
     problems += [f"{folder.table(n)} belongs to no block" for n in sorted(done) if n >= len(blocks)]
     for number in sorted(done & set(range(len(blocks)))):
         problems += [f"block {number}: {problem}" for problem in _problems(folder, plan, blocks[number])]

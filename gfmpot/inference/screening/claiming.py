@@ -32,6 +32,8 @@ class Claims:
         self._blocks, self._folder, self._locks = blocks, folder, locks
         self._first = rank * len(blocks) // world
         self._done, self._listed = folder.done(), monotonic()
+        self.released = 0
+        """Blocks that this process has done."""
 
     def __iter__(self) -> Iterator[Block]:
         """Until all that is left is being done by others: what one of them lost meanwhile is found in another pass."""
@@ -53,6 +55,7 @@ class Claims:
 
     def release(self, block: int) -> None:
         """A block is done."""
+        self.released += 1
         self._done.add(block)
         self._locks.release(block)
 

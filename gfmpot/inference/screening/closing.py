@@ -36,6 +36,9 @@ OUTERMOST = 0.1
 """Per cent of the rows that may lie beyond either end of a histogram."""
 
 
+NUMBER = re.compile(r"(?<![\w@-])-?\d+(\.\d+)?(e[-+]?\d+)?(?![\w@-])", re.IGNORECASE)
+"""Numbers, not those in names."""
+
 LOWEST = 1e-4
 """Of the median, where a logarithmic histogram begins: forces that vanish by symmetry are mere rounding."""
 
@@ -176,5 +179,5 @@ def _added(mappings: Iterable[Mapping[str, float]]) -> dict[str, float]:
 
 def _reasons(quarantine: Path) -> dict[str, int]:
     """How often structures were left out for what reason, numbers and names aside, the most frequent first."""
-    kinds = Counter(re.sub(r"\d+(\.\d+)?([eE][-+]?\d+)?", "…", line["reason"]) for line in read_lines([quarantine]))
+    kinds = Counter(NUMBER.sub("…", line["reason"]) for line in read_lines([quarantine]))
     return dict(kinds.most_common(20))

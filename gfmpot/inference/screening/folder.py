@@ -55,6 +55,8 @@ class Folder:
             FileExistsError: it holds something else than a run, or another process works in it.
             OSError: it cannot be written.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise FileExistsError(f"{self.path} is a file: give a folder for the results")
         if self.path.is_dir() and not self.run.exists() and not self._is_new():
             raise FileExistsError(f"{self.path} holds other things than a screening: choose another folder")
         if overwrite and self.run.exists():

@@ -136,7 +136,7 @@ def survey(path: Path, kind: str, defaults: Defaults, every: int) -> Input:
         marks = tuple(BareExtXyz().marks(path, every)) if kind == "extxyz" else ()
     except UNREADABLE as error:
         return Input(str(path), kind, size, modified, problem=str(error))
-    problem = "" if records else "there is no structure in it"
+    problem = "" if records else f"{path}: there is no structure in it"
     return Input(str(path), kind, size, modified, records, marks, every, problem)
 
 

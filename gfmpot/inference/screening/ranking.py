@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +43,15 @@ class Top:
         if self.by not in NUMBERS:
             raise ValueError(f"no column {self.by!r} to rank by{did_you_mean(self.by, NUMBERS)}")
 
+    def check(self, columns: Collection[str]) -> None:
+        """Whether a table with these columns can be ranked.
+
+        Raises:
+            ValueError: it cannot.
+        """
+        if self.by not in columns:
+            raise ValueError(f"there is no column {self.by!r} to rank by without a relaxation")
+
 
 def write_top(folder: Folder, plan: Plan, top: Top, defaults: Defaults) -> Any:
     """Write the best results as ``top.parquet``, and their structures, relaxed if they were, as ``top.extxyz``.
@@ -57,7 +66,7 @@ def write_top(folder: Folder, plan: Plan, top: Top, defaults: Defaults) -> Any:
         The rows as an Arrow table, the best first.
 
     Raises:
-        ValueError: this run has no such column, or an input has changed.
+        ValueError: an input has changed.
     """
     import pyarrow.parquet as pq
     from ase.io import write
@@ -80,8 +89,6 @@ def best(folder: Folder, top: Top) -> Any:
     import pyarrow.dataset as ds
 
     pa, data = pyarrow(), ds.dataset(folder.results)
-    if top.by not in data.schema.names:
-        raise ValueError(f"this run has no column {top.by!r} to rank by{did_you_mean(top.by, data.schema.names)}")
     order = [(top.by, "descending" if top.largest else "ascending"), ("file", "ascending"), ("index", "ascending")]
     as_good = pc.greater_equal if top.largest else pc.less_equal
     found = data.schema.empty_table()

@@ -22,6 +22,7 @@ from gfmpot.inference.screening.closing import Report, close
 from gfmpot.inference.screening.evaluating import Evaluation, Relax
 from gfmpot.inference.screening.folder import Folder
 from gfmpot.inference.screening.formats import Defaults, ReadFile
+from gfmpot.inference.screening.inputs import find
 from gfmpot.inference.screening.locks import Locks
 from gfmpot.inference.screening.plan import Request, agreed_plan
 from gfmpot.inference.screening.preparing import Piece, Preparation, Refused
@@ -97,12 +98,13 @@ class Screening:
         out: the folder.
         predictor: the model, in the precision, on the device and with the batches that are wanted.
         settings: what is written.
+        top: which results to write once more in the end, as ``top.parquet`` and ``top.extxyz``.
         launch: the place of this process among those that start together; None is a single one.
         overwrite: begin anew in a folder that holds a run.
 
     Raises:
-        ValueError: a condition that makes no sense, inputs none of which can be read, another run in the folder, or
-            ``overwrite`` on several ranks.
+        ValueError: a condition or ranking that makes no sense, inputs none of which can be read, another run in the
+            folder, or ``overwrite`` on several ranks.
         OSError: an input that does not exist, or a folder that cannot be written.
         ImportError: pyarrow, or what reads an input, is not installed.
     """
@@ -114,6 +116,7 @@ class Screening:
         predictor: Predictor,
         settings: Settings = Settings(),
         *,
+        top: Top | None = None,
         launch: Launch | None = None,
         overwrite: bool = False,
     ) -> None:
@@ -122,8 +125,12 @@ class Screening:
         self.folder, self.predictor, self.settings = Folder(out), predictor, settings
         self.launch = launch = launch or Launch()
         self._where = None if settings.where is None else Where(settings.where, self._table(()).types)
+        self._top = top
+        if top is not None:
+            top.check(self._table(()).types)
         if overwrite and launch.world > 1:
             raise ValueError(f"several ranks cannot agree on when to empty a folder: remove {out} before they start")
+        find(map(Path, paths))  # before anything is written
         self.folder.prepare(overwrite=overwrite)
         with Locks(self.folder.locks) as locks, locks.one_at_a_time():
             self.plan = agreed_plan(self.folder, self._request(paths), check_inputs=launch.is_main)
@@ -153,21 +160,18 @@ class Screening:
             stopped = self._work(readers, claims, stopping, progress)
         return Outcome(len(self.folder.done()), len(self.blocks), stopped)
 
-    def close(self, top: Top | None = None) -> Report | None:
+    def close(self) -> Report | None:
         """Check the complete run and report on it; None if another process has just done so.
 
-        Args:
-            top: which results to write as ``top.parquet`` and ``top.extxyz``, too.
-
         Raises:
-            ValueError: not all blocks are done, or no such column to rank by.
+            ValueError: not all blocks are done.
         """
         report = self.folder.path / "report.json"
         with Locks(self.folder.locks) as locks, locks.one_at_a_time():
             if report.exists() and report.stat().st_mtime > self._since:
                 return None
-            if top is not None:
-                write_top(self.folder, self.plan, top, self._defaults())
+            if self._top is not None:
+                write_top(self.folder, self.plan, self._top, self._defaults())
             return close(self.folder.path)
 
     def _work(
@@ -185,6 +189,8 @@ class Screening:
                 piece = next(pieces, None)
             if piece is None:
                 return False
+            if not begun and not claims.released:
+                regions.reset()  # until here, processes were started
             if piece.block not in begun:
                 begun[piece.block] = Assembly(self.blocks[piece.block], self.table, self._where)
             with regions("evaluate"):
