@@ -76,9 +76,13 @@ class Worker:
         self.process = subprocess.Popen(
             command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._said
         )
-        self.forces = np.array(self.ask("forces", [first])["forces"][0])
-        self.cold = time.perf_counter() - begun
-        self.about = self.ask("about", [])
+        try:
+            self.forces = np.array(self.ask("forces", [first])["forces"][0])
+            self.cold = time.perf_counter() - begun
+            self.about = self.ask("about", [])
+        except PeerError:
+            self.close()
+            raise
 
     def ask(self, question: str, structures: Sequence[Atoms], **details: Any) -> Answer:
         """Waits for the answer, so that one peer computes at a time.
@@ -103,8 +107,11 @@ class Worker:
 
     def close(self) -> None:
         """The end of its input ends it."""
-        with contextlib.suppress(BrokenPipeError):  # it may have died before
-            self.process.communicate()
+        for stream in (self.process.stdin, self.process.stdout):
+            assert stream is not None
+            with contextlib.suppress(BrokenPipeError):  # it may have ended before
+                stream.close()
+        self.process.wait()
         self._said.close()
 
     def _last_words(self, lines: int = 5) -> str:
