@@ -123,7 +123,7 @@ def test_every_peer_has_requirements_and_an_adapter(peers: ModuleType) -> None:
         assert name == "gfmpot" or (BENCHMARKS / "envs" / f"{name}.txt").exists()
 
 
-def test_worker_answers_as_the_calculator_does(peers: ModuleType, workers: ModuleType) -> None:
+def test_worker_answers_as_the_calculator_does(workers: ModuleType) -> None:
     structures = [copper(seed) for seed in range(3)]
     options = {"threads": 1, "memory": 8.0, "python": Path(sys.executable), "first": structures[0]}
     worker = workers.Worker("emt", "fp32", **options)
@@ -134,7 +134,7 @@ def test_worker_answers_as_the_calculator_does(peers: ModuleType, workers: Modul
         assert worker.about["cutoff"] == 6.0
         assert 0.0 < worker.ask("dynamics", structures[:1], steps=2, timestep=1.0)["seconds"] < worker.cold
         with pytest.raises(workers.PeerError, match="No EMT-potential for Si"):
-            worker.ask("forces", [peers.cell("Si")])
+            worker.ask("forces", [bulk("Si")])
         assert worker.ask("edges", structures[:1])["edges"][0] > 0  # it lives on
     finally:
         worker.close()
