@@ -18,6 +18,9 @@ TIE = 1e-6
 FEW = 1000
 """Edges that are sorted by five keys in turn faster than by one that is first made of them."""
 
+MOST_CELLS = 1e5
+"""That vesin sorts atoms into."""
+
 
 class NeighbourList(NamedTuple):
     """Directed edges (each pair twice), sorted by receiver, then sender, then shift."""
@@ -63,9 +66,29 @@ def candidates(
     """
     from vesin import NeighborList  # imports torch, which `import gfmpot` must not
 
+    box = completed_cell(cell, pbc)
     # A hair beyond the cutoff, so that our own distances decide, and a list with a skin decides alike to the last bit.
-    search = NeighborList(cutoff=cutoff * (1 + 1e-12), full_list=True)
-    return search.compute(positions, completed_cell(cell, pbc), pbc, quantities="PS")  # type: ignore[no-any-return]
+    search = NeighborList(cutoff=_radius(positions, box, pbc, cutoff) * (1 + 1e-12), full_list=True)
+    return search.compute(positions, box, pbc, quantities="PS")  # type: ignore[no-any-return]
+
+
+def _radius(positions: FloatArray, box: FloatArray, pbc: NDArray[np.bool_], cutoff: float) -> float:
+    """The cutoff, or more for structures that are vast and flat.
+
+    vesin (0.6) sorts atoms into cells as wide as the cutoff, and scales them to at most 100,000. Where there is one
+    layer of them, such as for three atoms in a plane a micrometre apart, that leaves none, and the program ends with a
+    division by zero.
+    """
+    open_span = 0.0 if pbc.all() or len(positions) == 0 else float(positions.max() - positions.min())
+    if max(open_span, float(np.abs(box).max())) < 40 * cutoff:  # the usual case, in a few microseconds
+        return cutoff
+    inverse = np.linalg.inv(box)
+    extents = np.where(pbc, 1.0, np.ptp(positions @ inverse, axis=0)) / np.linalg.norm(inverse, axis=0)
+    while True:
+        cells = np.maximum(extents / cutoff, 1.0)
+        if np.floor(cells.min()) > 1.01 * (cells.prod() / MOST_CELLS) ** (1 / 3):
+            return cutoff
+        cutoff *= 1.25
 
 
 def edge_lengths(positions: FloatArray, cell: FloatArray, edge_index: IntArray, cell_shifts: IntArray) -> FloatArray:

@@ -111,3 +111,22 @@ def test_cap_beyond_the_number_of_neighbours_changes_nothing() -> None:
 
 def test_cap_of_no_edges() -> None:
     assert nearest_only(ours(Atoms("Cu"), 5.0), 20).edge_index.shape == (2, 0)
+
+
+@pytest.mark.parametrize("cutoff", [2.5, 5.0])
+@pytest.mark.parametrize("thickness", [0.0, 1e-14, 3.0])
+def test_vast_flat_structures(cutoff: float, thickness: float) -> None:
+    """vesin alone ends the program with a division by zero here."""
+    flat = np.array([[0, 14.8, 39.2], [thickness, -981.9, -218.8], [0, 747.3, -402.1], [0, 747.3, -400.1]])
+    for scale in (1.0, 30.0):
+        positions = flat * [1.0, scale, scale]
+        positions[3] = positions[2] + [0.0, 0.0, 2.0]
+        edges = neighbour_list(positions, np.zeros((3, 3)), np.zeros(3, bool), cutoff)
+        assert edges.edge_index.T.tolist() == [[3, 2], [2, 3]]
+
+
+def test_vast_flat_cells() -> None:
+    positions = np.array([[1.0, 1.0, 1.0], [2999.0, 1.0, 1.0]])
+    edges = neighbour_list(positions, np.diag([3000.0, 3000.0, 4.0]), np.ones(3, bool), 5.0)
+    assert edges.edge_index.shape[1] == 2 * 2 + 2 * 3  # own images above and below; the other, thrice
+    assert edges.distances.min() == pytest.approx(2.0)
