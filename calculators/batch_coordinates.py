@@ -130,9 +130,11 @@ class Coordinates:
         self._settle()
 
     def move(self, rows: Tensor) -> None:
-        """Take new rows (R, 3)."""
-        self.rows = rows.clone()
+        """Take new rows (R, 3); fixed coordinates of atoms stay, or follow the cell."""
+        before, self.rows = self.rows[self.layout.atom_rows], rows.clone()
         self._settle()
+        if self._held.any():
+            self._hold(before)
 
     def place(self) -> tuple[Tensor, Tensor]:
         """Positions (N, 3) and cells (G, 3, 3), in Å."""
@@ -156,9 +158,17 @@ class Coordinates:
             generalised[self.layout.cell_rows] = on_log
         return generalised
 
+    def _hold(self, before: Tensor) -> None:
+        """Undo the moves of atoms along coordinates that are fixed in space, as ASE does after the cell has moved."""
+        held = torch.nonzero(self._held).flatten()
+        rows, follow = self.layout.atom_rows[held], self._deformation.mT[self.layout.structure_of_atom[held]]
+        moved, stayed = self.rows[rows].unsqueeze(1) @ follow, before[held].unsqueeze(1) @ follow
+        positions = torch.where(self._free[held].unsqueeze(1), moved, stayed)
+        self.rows[rows] = torch.linalg.solve(follow, positions, left=False).squeeze(1)
+
     def _settle(self) -> None:
         """The deformation that the rows stand for. Strains that are held make it differ from what was asked for."""
-        sizes = self.layout.sizes[:, None, None]
+        sizes, self._held = self.layout.sizes[:, None, None], ~self._free.all(dim=1)
         unit = torch.eye(3, dtype=self.rows.dtype, device=self.rows.device)
         self._log = self.rows[self.layout.cell_rows] / sizes
         self._deformation = unit + (torch.linalg.matrix_exp(self._log) - unit) * self._strains

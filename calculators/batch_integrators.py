@@ -44,7 +44,7 @@ class Particles:
         return len(self.cell)
 
     def join(self, structures: Sequence[Atoms]) -> None:
-        """Add structures, which are at the beginning of a step."""
+        """Add structures, which are at the beginning of a step; errors as :func:`free_coordinates`."""
 
         def added(now: Tensor, arrays: Sequence[np.ndarray]) -> Tensor:
             return torch.cat([now, self._tensor(np.concatenate(arrays))])

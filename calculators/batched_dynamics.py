@@ -13,6 +13,7 @@ from ase import Atoms, units
 from torch import Tensor
 
 from gfmpot.calculators.ase import GFMCalculator
+from gfmpot.calculators.batch_coordinates import free_coordinates
 from gfmpot.calculators.batch_evaluation import BatchEvaluator, Evaluation, Frames, member
 from gfmpot.calculators.batch_flight import InFlight, Job
 from gfmpot.calculators.batch_integrators import INTEGRATORS, Particles
@@ -95,6 +96,7 @@ class Simulations(InFlight[_Simulation, BatchSimulated]):
         """See :class:`InFlight`."""
         config, (trajectory, log) = replace(self._config, seed=self._config.seed + index), self._files(index)
         check_fit(start, config)
+        free_coordinates(start)  # which other constraints do not pass
         if not self._resume:
             refuse_existing(trajectory, log)
         last = last_state(start, config, trajectory) if self._resume else None

@@ -69,7 +69,7 @@ class VerletList:
         """Take this geometry for the reference, used up or not; arguments and errors as for :func:`neighbour_list`."""
         self._candidates = neighbour_list(positions, cell, pbc, self.cutoff + self.skin)
         self._positions, self._pbc = positions.copy(), pbc.copy()
-        self._inverse_box = np.linalg.inv(completed_cell(cell, pbc))
+        self._inverse_box = np.linalg.inv(completed_cell(cell, pbc)).astype(np.float64, copy=False)
         self.n_searches += 1
 
     def _current(self, positions: FloatArray, cell: FloatArray) -> NeighbourList:

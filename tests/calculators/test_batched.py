@@ -1,0 +1,443 @@
+"""Many structures at once take the steps that each takes alone through ASE."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms, units
+from ase.build import bulk, fcc111, molecule
+from ase.constraints import FixAtoms, FixBondLength, FixCartesian
+from ase.filters import FrechetCellFilter
+from ase.io import read
+from ase.md.verlet import VelocityVerlet
+from scipy.linalg import expm_frechet
+
+from gfmpot import GFMCalculator
+from gfmpot.calculators.batch_coordinates import Coordinates, Start, exponential_derivative, free_coordinates
+from gfmpot.calculators.batch_progress import progress_bar
+from gfmpot.calculators.batched import BatchRelaxed, dynamics_many, relax_as_done, relax_many
+from gfmpot.calculators.dynamics import MDConfig, draw_velocities, run_md
+from gfmpot.calculators.relaxation import Relaxed, relax
+from gfmpot.graph import AtomGraph, BatchBudget, InvalidStructureError
+from gfmpot.inference import Predictor, Results
+from gfmpot.models import BranchInfo, HeadConfig, Potential, PotentialConfig
+from gfmpot.models.backbones.painn import PaiNNConfig
+
+ONE_AT_A_TIME = BatchBudget(max_structures=1)
+TWO_AT_A_TIME = BatchBudget(max_structures=2)
+
+
+@pytest.fixture(scope="module")
+def calculator() -> GFMCalculator:
+    return GFMCalculator(precision="fp64")
+
+
+def shaken(atoms: Atoms, seed: int = 0, strain: float = 0.02) -> Atoms:
+    rng, copy = np.random.default_rng(seed), atoms.copy()
+    if copy.cell.rank == 3 and strain:
+        copy.set_cell(copy.cell.array @ (np.eye(3) + rng.normal(scale=strain, size=(3, 3))), scale_atoms=True)
+    copy.positions += rng.normal(scale=0.05, size=copy.positions.shape)
+    return copy
+
+
+def slab() -> Atoms:
+    atoms = shaken(fcc111("Al", (2, 1, 3), vacuum=6.0))
+    atoms.pbc = (True, True, False)
+    atoms.set_constraint([FixAtoms(indices=[0, 1]), FixCartesian([2], mask=(True, False, True))])
+    return atoms
+
+
+def left_handed() -> Atoms:
+    atoms = shaken(bulk("NaCl", "rocksalt", 5.7))
+    atoms.set_cell(atoms.cell.array[[1, 0, 2]], scale_atoms=False)
+    return atoms
+
+
+def ion() -> Atoms:
+    atoms = shaken(molecule("NH3"))
+    atoms.append("H")
+    atoms.positions[-1] = atoms.positions[0] + (0.1, 0.0, 1.05)
+    atoms.info.update(charge=1, spin=1)
+    return atoms
+
+
+def mixture() -> list[tuple[Atoms, bool]]:
+    """Structures of every kind, and whether their cells are relaxed."""
+    oxide = shaken(bulk("MgO", "rocksalt", 4.3, cubic=True))
+    silicon = shaken(bulk("Si", "diamond", 5.5))
+    return [
+        *[(oxide, True), (silicon, True), (shaken(oxide, 1), False), (slab(), True), (left_handed(), True)],
+        *[(shaken(molecule("CH3OH")), False), (molecule("H2O"), False), (ion(), False), (Atoms("Mg"), False)],
+    ]
+
+
+def alone(calculator: GFMCalculator, atoms: Atoms, **settings: Any) -> Relaxed:
+    copy = atoms.copy()
+    copy.calc = calculator
+    return relax(copy, **settings)
+
+
+def assert_same(found: BatchRelaxed, want: Relaxed, tolerance: float) -> None:
+    assert found.error is None
+    assert (found.converged, found.steps) == (want.converged, want.steps)
+    assert found.energies == pytest.approx(want.energies, abs=tolerance)
+    assert found.energy == found.energies[-1]
+    assert found.atoms.positions == pytest.approx(want.atoms.positions, abs=tolerance)
+    assert found.atoms.cell.array == pytest.approx(want.atoms.cell.array, abs=tolerance)
+    assert found.atoms.get_forces() == pytest.approx(want.frames[-1].get_forces(), abs=10 * tolerance)
+    assert ("stress" in found.atoms.calc.results) == ("stress" in want.frames[-1].calc.results)
+
+
+@pytest.mark.parametrize("optimizer", ["FIRE", "LBFGS"])
+def test_every_step_is_that_of_ase(calculator: GFMCalculator, optimizer: str) -> None:
+    structures, cells = zip(*mixture(), strict=True)
+    settings = {"fmax": 0.01, "steps": 60, "optimizer": optimizer}
+    found = relax_many(structures, calculator, cell=cells, **settings)
+    for one, atoms, cell in zip(found, structures, cells, strict=True):
+        assert_same(one, alone(calculator, atoms, cell=cell, **settings), tolerance=1e-7)
+    assert sum(one.converged for one in found) >= 6
+
+
+@pytest.mark.parametrize("optimizer", ["FIRE", "LBFGS"])
+def test_what_else_is_in_flight_does_not_matter(calculator: GFMCalculator, optimizer: str) -> None:
+    structures, cells = zip(*mixture(), strict=True)
+    settings = {"cell": cells, "fmax": 0.02, "steps": 40, "optimizer": optimizer}
+    together = relax_many(structures, calculator, **settings)
+    for budget in (TWO_AT_A_TIME, BatchBudget(max_edges=700)):
+        for one, other in zip(together, relax_many(structures, calculator, budget=budget, **settings), strict=True):
+            assert one.steps == other.steps
+            assert one.energies == pytest.approx(other.energies, abs=1e-8)
+            assert one.atoms.positions == pytest.approx(other.atoms.positions, abs=1e-7)
+
+
+def test_longer_than_the_memory_of_lbfgs(calculator: GFMCalculator, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gfmpot.calculators.batch_optimizers import LBFGS
+
+    whole = relax_many([mixture()[0][0]], calculator, cell=True, fmax=1e-4, steps=40, optimizer="LBFGS")
+    monkeypatch.setattr(LBFGS, "memory", 4)
+    short = relax_many([mixture()[0][0]], calculator, cell=True, fmax=1e-4, steps=80, optimizer="LBFGS")
+    assert whole[0].energies[:5] == pytest.approx(short[0].energies[:5], abs=1e-10)
+    assert whole[0].energies[8:12] != pytest.approx(short[0].energies[8:12], abs=1e-10)
+    assert short[0].energies[-1] == pytest.approx(whole[0].energies[-1], abs=1e-5)
+
+
+def test_single_precision_finds_the_same_minima(calculator: GFMCalculator) -> None:
+    structures, cells = zip(*(pair for pair in mixture() if len(pair[0]) in (3, 6, 8)), strict=True)
+    found = relax_many(structures, GFMCalculator(precision="fp32"), cell=cells, fmax=0.01)
+    for one, atoms, cell in zip(found, structures, cells, strict=True):
+        want = alone(calculator, atoms, cell=cell, fmax=0.01)
+        assert one.converged
+        assert one.energy / len(atoms) == pytest.approx(want.energies[-1] / len(atoms), abs=1e-4)
+        if cell:
+            assert one.atoms.get_volume() == pytest.approx(want.atoms.get_volume(), rel=2e-3)
+
+
+def test_capped_neighbours_as_alone() -> None:
+    e0 = {"Mg": -1.0, "O": -2.0}
+    backbone = PaiNNConfig(hidden=8, layers=2, radial_basis=4, cutoff=4.0, mean_neighbours=12)
+    config = PotentialConfig(backbone, HeadConfig(shared_layers=0, branch_layers=1, branch_width=8), max_neighbours=7)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        potential = Potential(config, [BranchInfo("a", "PBE", e0=e0)], e0_blend=e0)
+    with pytest.warns(UserWarning, match="keeps only the 7 nearest neighbours"):
+        calculator = GFMCalculator(potential, precision="fp64")
+    structures = [shaken(bulk("MgO", "rocksalt", 4.3, cubic=True), seed) for seed in (0, 1)]
+    found = relax_many(structures, calculator, fmax=1e-3, steps=6)
+    for one, atoms in zip(found, structures, strict=True):
+        assert_same(one, alone(calculator, atoms, fmax=1e-3, steps=6), tolerance=1e-8)
+
+
+def test_starts_are_not_changed(calculator: GFMCalculator) -> None:
+    structures = [atoms for atoms, _ in mixture()]
+    before = [(atoms.positions.copy(), atoms.cell.array.copy(), dict(atoms.info)) for atoms in structures]
+    found = relax_many(structures, calculator, steps=3)
+    for atoms, one, (positions, cell, info) in zip(structures, found, before, strict=True):
+        assert np.array_equal(atoms.positions, positions)
+        assert np.array_equal(atoms.cell.array, cell)
+        assert atoms.info == info
+        assert atoms.calc is None
+        assert one.start.get_potential_energy() == one.energies[0]
+        assert np.array_equal(one.start.positions, positions)
+        assert len(one.atoms.constraints) == len(atoms.constraints)
+
+
+def test_steps_end_a_relaxation(calculator: GFMCalculator) -> None:
+    one, still = relax_many([mixture()[0][0], Atoms("Mg")], calculator, fmax=1e-9, steps=4)
+    assert (one.converged, one.steps, len(one.energies)) == (False, 4, 5)
+    assert (still.converged, still.steps) == (True, 0)
+    (none,) = relax_many([mixture()[0][0]], calculator, steps=0)
+    assert (none.converged, none.steps) == (False, 0)
+
+
+def test_trajectories_hold_every_step(calculator: GFMCalculator, tmp_path: Path) -> None:
+    structures = [mixture()[0][0], molecule("H2O")]
+    found = relax_many(structures, calculator, steps=5, trajectories=tmp_path / "steps", names=["oxide", "water"])
+    for name, one in zip(("oxide", "water"), found, strict=True):
+        frames = read(tmp_path / "steps" / f"{name}.traj", ":")
+        assert [frame.get_potential_energy() for frame in frames] == pytest.approx(one.energies, abs=1e-12)
+        assert frames[-1].positions == pytest.approx(one.atoms.positions)
+    assert "stress" in read(tmp_path / "steps" / "oxide.traj").calc.results
+
+
+def test_bad_structures_do_not_stop_the_others(calculator: GFMCalculator) -> None:
+    clash, strange, hinged = molecule("H2O"), Atoms("Og2", [[0, 0, 0], [0, 0, 2.5]]), molecule("H2O")
+    clash.positions[1] = clash.positions[0]
+    hinged.set_constraint(FixBondLength(0, 1))
+    good = molecule("CH4")
+    structures = [clash, good, strange, hinged, Atoms(), molecule("NH3")]
+    found = relax_many(structures, calculator, cell=[False, False, False, False, False, True])
+    assert found[1].converged
+    reasons = [one.error or "" for one in found]
+    assert "atoms 0 (Z=8) and 1 (Z=1) are 0 Å apart" in reasons[0]
+    assert "Og" in reasons[2]
+    assert "FixBondLengths is not known to batches" in reasons[3]
+    assert "the structure has no atoms" in reasons[4]
+    assert "a structure without a volume has no cell to relax" in reasons[5]
+    assert np.isnan(found[0].energy)
+    assert found[0].atoms is clash
+    assert not any(one.converged for i, one in enumerate(found) if i != 1)
+
+
+@pytest.fixture
+def failing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the fourth call on, the model has no answer for copper."""
+    answer, calls = Predictor.__call__, iter(range(10_000))
+
+    def call(self: Predictor, graph: AtomGraph) -> list[Results]:
+        if next(calls) >= 3 and (graph.atomic_numbers == 29).any():
+            raise InvalidStructureError("structure 0 of the batch: no answer")
+        return answer(self, graph)
+
+    monkeypatch.setattr(Predictor, "__call__", call)
+
+
+@pytest.mark.usefixtures("failing")
+def test_a_structure_that_fails_on_the_way_leaves_the_others_alone(tmp_path: Path) -> None:
+    calculator = GFMCalculator("default", precision="fp64")
+    copper, oxide = shaken(bulk("Cu") * (2, 1, 1)), mixture()[0][0]
+    structures = [molecule("H2O"), copper, oxide, copper, molecule("CH4")]
+    found = relax_many(structures, calculator, fmax=1e-6, steps=10, trajectories=tmp_path)
+    for one in (found[1], found[3]):
+        assert one.error == "after step 2: no answer"
+        assert (one.steps, len(one.energies), one.converged) == (2, 3, False)
+        assert np.array_equal(one.atoms.positions, copper.positions)
+    assert len(read(tmp_path / "1.traj", ":")) == 3
+    want = relax_many([structures[i] for i in (0, 2, 4)], calculator, fmax=1e-6, steps=10)
+    for i, one in zip((0, 2, 4), want, strict=True):
+        assert found[i].energies == pytest.approx(one.energies, abs=1e-9)
+
+
+def test_structures_are_read_as_there_is_room(calculator: GFMCalculator) -> None:
+    taken: list[Atoms] = []
+
+    def endless() -> Iterator[Atoms]:
+        while True:
+            taken.append(Atoms("Mg") if taken else shaken(molecule("CH3OH")))
+            yield taken[-1]
+
+    done = relax_as_done(endless(), calculator, fmax=0.01, budget=TWO_AT_A_TIME)
+    assert [next(done)[0] for _ in range(4)] == [1, 2, 3, 4]  # single atoms overtake the first
+    assert len(taken) <= 6
+
+
+def test_files_are_closed_when_nobody_asks_for_more(calculator: GFMCalculator, tmp_path: Path) -> None:
+    structures = [shaken(molecule("CH3OH")), shaken(molecule("CH3OH"), 1), molecule("H2O")]
+    done = relax_as_done(structures, calculator, fmax=0.1, trajectories=tmp_path)
+    next(done)
+    open_files = len(list(Path("/proc/self/fd").iterdir())) if Path("/proc/self/fd").exists() else 0
+    done.close()
+    if open_files:
+        assert len(list(Path("/proc/self/fd").iterdir())) < open_files
+    assert len(read(tmp_path / "0.traj", ":")) > 0
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "BFGS"}, "no optimizer 'BFGS' for batches"),
+        ({"fmax": 0.0}, "fmax must be positive"),
+        ({"steps": -1}, "steps not negative"),
+        ({"trajectories": "x", "names": ["a", "a"]}, "names of files must differ, got 'a' twice"),
+    ],
+)
+def test_settings_that_make_no_sense(calculator: GFMCalculator, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        relax_many([molecule("H2O")] * 2, calculator, **settings)
+
+
+def test_no_structures(calculator: GFMCalculator, tmp_path: Path) -> None:
+    assert relax_many([], calculator) == []
+    assert dynamics_many([], calculator, MDConfig(), tmp_path) == []
+
+
+def test_generalised_forces_are_those_of_the_cell_filter(calculator: GFMCalculator) -> None:
+    """At large deformations, for partly and wholly relaxed cells of either handedness."""
+    rng = np.random.default_rng(3)
+    for atoms, strains in ((mixture()[0][0], 6), (slab(), 3), (left_handed(), 6)):
+        mask = [True] * 6 if strains == 6 else [True, True, False, False, False, True]
+        free = free_coordinates(atoms)
+        full = np.array(mask)[[0, 5, 4, 5, 1, 3, 4, 3, 2]].reshape(3, 3)
+        coordinates = Coordinates(torch.device("cpu"))
+        coordinates.join([Start(atoms.positions, atoms.cell.array, free, full)])
+        atoms.calc = calculator
+        filtered = FrechetCellFilter(atoms, mask=mask)
+        rows = filtered.get_positions()
+        rows[-3:] = np.eye(3) * 0.0  # ASE adds a constant of its own
+        rows += rng.normal(scale=[[0.1]] * len(atoms) + [[0.3 * len(atoms)]] * 3, size=rows.shape) * 0.5
+        rows[:-3] = np.where(free, rows[:-3], atoms.positions)
+        coordinates.move(torch.from_numpy(rows))
+        positions, cell = coordinates.place()
+        atoms.set_cell(cell[0].numpy())
+        atoms.positions = positions.numpy()
+        forces, stress = (
+            torch.from_numpy(atoms.get_forces(apply_constraint=False)),
+            torch.from_numpy(atoms.get_stress()),
+        )
+        found = coordinates.forces(forces, stress[None]).numpy()
+        assert found == pytest.approx(filtered.get_forces(), abs=1e-9)
+        assert np.abs(found[-3:]).max() > 1e-3
+
+
+def test_derivative_of_the_exponential() -> None:
+    rng = np.random.default_rng(0)
+    at, direction = rng.normal(scale=0.3, size=(4, 3, 3)), rng.normal(size=(4, 3, 3))
+    found = exponential_derivative(torch.from_numpy(at), torch.from_numpy(direction)).numpy()
+    want = [expm_frechet(a, e, compute_expm=False) for a, e in zip(at, direction, strict=True)]
+    assert found == pytest.approx(np.array(want), abs=1e-12)
+
+
+def moving(structures: Sequence[Atoms], temperature: float = 300.0) -> list[Atoms]:
+    for seed, atoms in enumerate(structures):
+        draw_velocities(atoms, temperature, np.random.default_rng(seed))
+    return list(structures)
+
+
+def crystals_and_molecules() -> list[Atoms]:
+    return [bulk("MgO", "rocksalt", 4.3, cubic=True), slab(), molecule("CH3OH"), molecule("H2O"), ion()]
+
+
+def test_nve_is_velocity_verlet_of_ase(calculator: GFMCalculator, tmp_path: Path) -> None:
+    structures = moving(crystals_and_molecules())
+    config = MDConfig(ensemble="nve", steps=100, interval=20, timestep=1.0)
+    found = dynamics_many(structures, calculator, config, tmp_path)
+    for one, atoms in zip(found, structures, strict=True):
+        assert one.error is None
+        frames: list[np.ndarray] = []
+        copy = atoms.copy()
+        copy.calc = calculator
+        dynamics = VelocityVerlet(copy, 1.0 * units.fs)
+        dynamics.attach(lambda copy=copy, frames=frames: frames.append(copy.positions.copy()), interval=20)
+        dynamics.run(100)
+        written = read(one.trajectory, ":")
+        assert len(written) == 6
+        for frame, positions in zip(written, frames, strict=True):
+            assert frame.positions == pytest.approx(positions, abs=1e-9)
+        assert written[-1].get_momenta() == pytest.approx(copy.get_momenta(), abs=1e-8)
+
+
+@pytest.mark.parametrize("budget", [None, TWO_AT_A_TIME])
+def test_runs_leave_what_run_md_leaves(calculator: GFMCalculator, tmp_path: Path, budget: BatchBudget | None) -> None:
+    structures = crystals_and_molecules()
+    config = MDConfig(steps=30, interval=7, friction=20.0, seed=5)
+    found = dynamics_many(structures, calculator, config, tmp_path / "many", budget=budget)
+    (tmp_path / "one").mkdir()
+    for i, (one, atoms) in enumerate(zip(found, structures, strict=True)):
+        atoms.calc = calculator
+        files = {"trajectory": tmp_path / "one" / f"{i}.traj", "log": tmp_path / "one" / f"{i}.csv"}
+        want = run_md(atoms, dataclasses.replace(config, seed=5 + i), **files)
+        assert one.summary is not None
+        for field in ("steps", "steps_run", "temperature_mean", "temperature_std", "max_force", "min_distance"):
+            assert getattr(one.summary, field) == pytest.approx(getattr(want, field), abs=1e-6), field
+        for frame, other in zip(read(one.trajectory, ":"), read(files["trajectory"], ":"), strict=True):
+            assert frame.positions == pytest.approx(other.positions, abs=1e-8)
+            assert frame.get_momenta() == pytest.approx(other.get_momenta(), abs=1e-7)
+            assert frame.get_potential_energy() == pytest.approx(other.get_potential_energy(), abs=1e-8)
+            assert frame.info["md"]["step"] == other.info["md"]["step"]
+        assert one.log.read_text().splitlines()[0] == files["log"].read_text().splitlines()[0]
+
+
+def test_equal_structures_take_different_paths(calculator: GFMCalculator, tmp_path: Path) -> None:
+    config = MDConfig(steps=3, interval=1)
+    first, second = dynamics_many([molecule("H2O")] * 2, calculator, config, tmp_path)
+    assert np.abs(read(first.trajectory).positions - read(second.trajectory).positions).max() > 1e-3
+
+
+@pytest.mark.parametrize("ensemble", ["nve", "nvt-langevin"])
+def test_runs_go_on_where_they_were(calculator: GFMCalculator, tmp_path: Path, ensemble: Any) -> None:
+    structures = [bulk("MgO", "rocksalt", 4.3, cubic=True), molecule("CH3OH"), molecule("H2O")]
+    long = MDConfig(ensemble=ensemble, steps=20, interval=5)
+    whole = dynamics_many(structures, calculator, long, tmp_path / "whole")
+    folder = tmp_path / "parts"
+    dynamics_many(structures[:2], calculator, dataclasses.replace(long, steps=10), folder)
+    found = dynamics_many(structures, calculator, long, folder, resume=True)
+    for one, other in zip(found, whole, strict=True):
+        assert read(one.trajectory).positions == pytest.approx(read(other.trajectory).positions, abs=1e-9)
+        assert len(read(one.trajectory, ":")) == 5
+    assert [one.summary.steps_run for one in found if one.summary] == [10, 10, 20]
+    again = dynamics_many(structures, calculator, long, folder, resume=True)
+    assert [one.summary.steps_run for one in again if one.summary] == [0, 0, 0]
+
+
+def test_run_md_goes_on_with_a_run_of_a_batch(calculator: GFMCalculator, tmp_path: Path) -> None:
+    water, config = molecule("H2O"), MDConfig(steps=20, interval=5)
+    (whole,) = dynamics_many([water], calculator, config, tmp_path / "whole")
+    (half,) = dynamics_many([water], calculator, dataclasses.replace(config, steps=10), tmp_path / "half")
+    water.calc = calculator
+    run_md(water, config, trajectory=half.trajectory, log=half.log, resume=True)
+    assert read(half.trajectory).positions == pytest.approx(read(whole.trajectory).positions, abs=1e-9)
+
+
+def test_bad_runs_do_not_stop_the_others(calculator: GFMCalculator, tmp_path: Path) -> None:
+    wild, clash, hinged = bulk("MgO", "rocksalt", 4.3, cubic=True), molecule("H2O"), molecule("H2O")
+    clash.positions[1] = clash.positions[0]
+    hinged.set_constraint(FixBondLength(0, 1))
+    structures, names = [wild, Atoms("Mg"), clash, hinged, Atoms("O")], ["a", "b", "c", "d", "e"]
+    (tmp_path / "e.traj").touch()
+    config = MDConfig(ensemble="nve", steps=20, interval=2, timestep=150.0, temperature=3000.0)
+    found = dynamics_many(structures, calculator, config, tmp_path, names=names)
+    assert (found[0].error or "").startswith("the run exploded after step")
+    assert f"{found[0].trajectory} keeps the frames up to step" in (found[0].error or "")
+    assert "are 0 Å apart" in (found[2].error or "")
+    assert "FixBondLengths is not known to batches" in (found[3].error or "")
+    assert "e.traj exists; go on with that run (resume), or name another file" in (found[4].error or "")
+    assert all(found[i].summary is None for i in (0, 2, 3, 4))
+    assert len(read(found[0].trajectory, ":")) >= 1
+    assert found[1].summary is not None
+    assert found[1].summary.steps == 20
+
+
+def test_another_potential_does_not_go_on(calculator: GFMCalculator, tmp_path: Path) -> None:
+    config = MDConfig(ensemble="nve", steps=2, interval=1)
+    dynamics_many([molecule("H2O")], calculator, config, tmp_path)
+    other = GFMCalculator(head=calculator.potential.branch_names[0], precision="fp64")
+    (found,) = dynamics_many([molecule("H2O")], other, dataclasses.replace(config, steps=4), tmp_path, resume=True)
+    assert "go on with the model, head, precision, charge and spin that the run was made with" in (found.error or "")
+
+
+def test_ensembles_that_batches_do_not_have(calculator: GFMCalculator, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batches run nve and nvt-langevin, got npt; use run_md"):
+        dynamics_many([bulk("Cu")], calculator, MDConfig(ensemble="npt"), tmp_path)
+
+
+def test_the_bar_is_for_terminals(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def count(shown: bool) -> str:
+        with progress_bar(3, shown) as bar:
+            bar.advance(2)
+            bar.tell(good=True)
+            bar.tell(good=False)
+        return capsys.readouterr().err
+
+    assert count(shown=True) == ""
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "120")
+    assert count(shown=False) == ""
+    text = count(shown=True)
+    assert "2/3" in text
+    assert "2 structures done, 1 of them not as wanted" in text
