@@ -264,7 +264,8 @@ class MatterSim(Peer):
         from mattersim.datasets.utils.build import build_dataloader
 
         loader = build_dataloader(structures, cutoff=self.cutoff, threebody_cutoff=4.0, only_inference=True)
-        return self.calculator.potential.predict_properties(loader, include_forces=True, include_stresses=True)[1]
+        _, forces, _ = self.calculator.potential.predict_properties(loader, include_forces=True, include_stresses=True)
+        return list(forces)
 
 
 PEERS: dict[str, type[Peer]] = {

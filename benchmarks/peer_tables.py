@@ -16,7 +16,12 @@ Row = dict[str, Any]
 
 def spread(values: Sequence[float]) -> str:
     """Median (least to most)."""
-    return f"{median(values):.3g} ({min(values):.3g}–{max(values):.3g})" if values else "–"
+    return f"{short(median(values))} ({short(min(values))}–{short(max(values))})" if values else "–"
+
+
+def short(value: float) -> str:
+    """Three figures, and no powers of ten where they can be helped."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def times_ours(values: Sequence[float], ours: Sequence[float]) -> str:
@@ -76,6 +81,7 @@ def draw(rows: Mapping[str, Row], path: Path) -> None:
         for axis, (title, columns) in zip(axes, values.items(), strict=True):
             _bars(axis, names, columns)
             axis.set(title=title, xscale="log")
+            axis.xaxis.set_minor_formatter("")
             axis.margins(x=0.3)
         axes[0].invert_yaxis()
         figure.supxlabel("* untrained weights: for speed only", fontsize=8)
@@ -88,5 +94,5 @@ def _bars(axis: Any, names: Sequence[str], columns: Sequence[Sequence[float]]) -
     above = [max(column, default=math.nan) - m for m, column in zip(middle, columns, strict=True)]
     colours = [MAIN if name.startswith("gfmpot") else MUTED for name in names]
     bars = axis.barh(names, middle, xerr=[below, above], color=colours, error_kw={"lw": 0.8})
-    labels = ["" if math.isnan(value) else f"{value:.3g}" for value in middle]
+    labels = ["" if math.isnan(value) else short(value) for value in middle]
     axis.bar_label(bars, labels, padding=3, fontsize=8)

@@ -1,13 +1,14 @@
 """How fast are MD steps and batches of single points against other potentials?
 
 python benchmarks/peers.py [--peers NAME ...] [--threads 2] [--rounds 5] [--starts 3] [--steps 20 10 5] [--warm-up 3]
-    [--crystal Si] [--timestep 1] [--memory 12] [--png FILE] [--json FILE]
+    [--crystal Si] [--timestep 1] [--memory 12] [--clock wall] [--png FILE] [--json FILE]
 
 64, 216 and 864 atoms of a crystal, NVE near 300 K. Every peer has a process of its own, in an environment of its own
 (benchmarks/envs/README.md), and all live at once; one computes at a time and they take turns, so that a machine that
 slows down hits all alike. In a round all get the same positions, cell, velocities and number of steps; the crystal
 lies elsewhere in space than in the round before, so that a neighbour list that is kept is searched once a round, which
-is at least as often as in long runs (every 24 steps at 64 atoms). Batches are 64 cells of 8 atoms.
+is at least as often as in long runs (every 24 steps at 64 atoms). Batches are 64 cells of 8 atoms. On a machine that is
+busy otherwise, --clock cpu --threads 1 says more.
 """
 
 from __future__ import annotations
@@ -70,14 +71,14 @@ def measure(rows: list[tuple[Worker, Row]], given: argparse.Namespace, missing: 
             many = steps if turn else given.warm_up
             asked = {"steps": many, "timestep": given.timestep}
             structure = start_of_run(given.crystal, size, turn)
-            for row, seconds in answers(rows, missing, f"{size} atoms", "dynamics", [structure], **asked):
+            for row, seconds in answers(rows, given.clock, missing, f"{size} atoms", "dynamics", [structure], **asked):
                 row["ms/step"][size] += [1000 * seconds / (many + 1)] * bool(turn)
-        for row, seconds in answers(rows, missing, "batches", "many", cells(given.crystal, 64, turn)):
+        for row, seconds in answers(rows, given.clock, missing, "batches", "many", cells(given.crystal, 64, turn)):
             row["structures/s"] += [64 / seconds] * bool(turn)
 
 
 def answers(
-    rows: list[tuple[Worker, Row]], missing: dict[str, str], what: str, *question: Any, **details: Any
+    rows: list[tuple[Worker, Row]], clock: str, missing: dict[str, str], what: str, *question: Any, **details: Any
 ) -> Iterator[tuple[Row, float]]:
     """Seconds of each peer."""
     for worker, row in rows:
@@ -85,7 +86,7 @@ def answers(
             continue
         time.sleep(0.1)  # threads of the last one may spin for a while
         try:
-            yield row, worker.ask(*question, **details)["seconds"]
+            yield row, worker.ask(*question, **details)[clock]
         except PeerError as error:
             missing[label] = str(error)
 
@@ -107,6 +108,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--steps", type=int, nargs=3, default=[20, 10, 5])
     parser.add_argument("--crystal", default="Si", choices=CRYSTALS)
+    parser.add_argument("--clock", default="wall", choices=("wall", "cpu"))
     for name, number in (("timestep", 1.0), ("memory", 12.0)):
         parser.add_argument(f"--{name}", type=float, default=number)
     parser.add_argument("--png", type=Path)

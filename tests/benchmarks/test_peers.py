@@ -53,13 +53,13 @@ class FakeWorker:
         if self.error and question == "dynamics" and len(structures[0]) == 216:
             raise self.error("too large")
         self.seconds += 1.0
-        return {"seconds": self.seconds}
+        return {"wall": self.seconds, "cpu": -1.0}
 
 
 def measured(peers: ModuleType, rounds: int) -> tuple[list[Any], dict[str, str], list[tuple[str, str, int]]]:
     asked: list[tuple[str, str, int]] = []
     rows = [(FakeWorker("a fp32", asked), {}), (FakeWorker("b fp32", asked, peers.PeerError), {})]
-    given = argparse.Namespace(rounds=rounds, steps=[3, 2, 1], warm_up=1, timestep=1.0, crystal="Si")
+    given = argparse.Namespace(rounds=rounds, steps=[3, 2, 1], warm_up=1, timestep=1.0, crystal="Si", clock="wall")
     missing: dict[str, str] = {}
     peers.measure(rows, given, missing)
     return [row for _, row in rows], missing, asked
@@ -132,7 +132,9 @@ def test_worker_answers_as_the_calculator_does(workers: ModuleType) -> None:
         np.testing.assert_array_equal(worker.forces, expected[0])
         np.testing.assert_allclose(worker.ask("many", structures)["forces"], expected, atol=1e-12)
         assert worker.about["cutoff"] == 6.0
-        assert 0.0 < worker.ask("dynamics", structures[:1], steps=2, timestep=1.0)["seconds"] < worker.cold
+        took = worker.ask("dynamics", structures[:1], steps=2, timestep=1.0)
+        assert 0.0 < took["cpu"] < worker.cold
+        assert 0.0 < took["wall"] < worker.cold
         with pytest.raises(workers.PeerError, match="No EMT-potential for Si"):
             worker.ask("forces", [bulk("Si")])
         assert worker.ask("edges", structures[:1])["edges"][0] > 0  # it lives on
