@@ -37,7 +37,12 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
             ``"auto"`` takes the cheapest that keeps to ``tolerance`` on the first structures, and stays with it.
         tolerance: of ``"auto"``, against float64: ``{"energy": 1e-4, "forces": 1e-3}`` (eV/atom, eV/Å) by default.
         device: e.g. ``"cpu"`` or ``"cuda"``; None takes a GPU if there is one.
-        compile: compile the network; worth it for long runs, and checked against the plain one at the start.
+        compile: ``"auto"`` takes the fastest way there is at once, and lets TorchInductor compile the network after 200
+            evaluations only where there are no kernels for it; ``True`` compiles at the first evaluation. Compiled code
+            is checked against the plain one, kept on disk, and dropped with a warning if it fails. ``calc.path`` says
+            which way is taken.
+        skip: leave out branches of less weight than this, in energy and forces alike, and renormalise the others; see
+            :meth:`gfmpot.models.Potential.forward` for the error it makes.
         charge: total charge of structures that do not state one in ``atoms.info["charge"]``.
         spin: multiplicity 2S+1 of structures that do not state one in ``atoms.info["spin"]``; None is unspecified.
         uncertainty: ``"energy"``, or ``"forces"`` for ``forces_std`` at one more backward pass per branch.
@@ -59,7 +64,8 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
         "precision": "fp32",
         "tolerance": None,
         "device": None,
-        "compile": False,
+        "compile": "auto",
+        "skip": 0.0,
         "charge": 0,
         "spin": None,
         "uncertainty": "energy",
@@ -76,7 +82,8 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
         precision: str = "fp32",
         tolerance: Mapping[str, float] | None = None,
         device: str | None = None,
-        compile: bool = False,
+        compile: bool | Literal["auto"] = "auto",
+        skip: float = 0.0,
         charge: int = 0,
         spin: int | None = None,
         uncertainty: Literal["energy", "forces"] = "energy",
@@ -96,6 +103,7 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
             tolerance=None if tolerance is None else dict(tolerance),
             device=device,
             compile=compile,
+            skip=skip,
             charge=charge,
             spin=spin,
             uncertainty=uncertainty,
@@ -114,6 +122,11 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
     def potential(self) -> Potential:
         """The model, in the calculator's precision."""
         return self.predictor.potential
+
+    @property
+    def path(self) -> str:
+        """How the network is evaluated now: ``"kernels"``, ``"compiled"`` or ``"plain"``."""
+        return self.predictor.path
 
     @property
     def precision(self) -> str:

@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from gfmpot import __version__
-from gfmpot.cli import certify, data, info, md, predict, pretrain, relax, report, screen, train_branch_weights
+from gfmpot.cli import certify, data, export, info, md, predict, pretrain, relax, report, screen, train_branch_weights
 
 app = typer.Typer(
     name="gfmpot",
@@ -27,6 +27,7 @@ VERBS = (
     screen.screen,
     md.md,
     certify.certify,
+    export.export,
     pretrain.pretrain,
     train_branch_weights.train_branch_weights,
     report.report,

@@ -5,6 +5,7 @@ from gfmpot.graph.batching import BatchBudget
 from gfmpot.graph.build import InvalidStructureError, build_graph, graph_from_atoms
 from gfmpot.graph.neighbours import NeighbourList, neighbour_list
 from gfmpot.graph.ops import edge_vectors, gather_senders, sum_over_neighbours, sum_per_structure
+from gfmpot.graph.plain import in_plain_operations, plain_operations
 from gfmpot.graph.sparse import filtered_neighbour_sums
 from gfmpot.graph.verlet import VerletList
 from gfmpot.graph.verlet_batch import BatchError, VerletBatch
@@ -23,7 +24,9 @@ __all__ = [
     "filtered_neighbour_sums",
     "gather_senders",
     "graph_from_atoms",
+    "in_plain_operations",
     "neighbour_list",
+    "plain_operations",
     "sum_over_neighbours",
     "sum_per_structure",
 ]

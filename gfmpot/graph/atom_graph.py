@@ -77,7 +77,8 @@ class AtomGraph:
     @cached_property
     def atoms_per_structure(self) -> Tensor:
         """(G,) int64 number of atoms."""
-        return torch.bincount(self.structure_of_atom, minlength=self.n_structures)
+        counts = torch.zeros_like(self.charge)  # not bincount, whose size a compiler cannot know
+        return counts.index_add(0, self.structure_of_atom, torch.ones_like(self.structure_of_atom))
 
     @cached_property
     def structure_of_edge(self) -> Tensor:
@@ -88,8 +89,9 @@ class AtomGraph:
     def composition(self) -> Tensor:
         """(G, 118) float64 number of atoms of each element."""
         cells = self.structure_of_atom * MAX_ATOMIC_NUMBER + self.atomic_numbers - 1
-        counts = torch.bincount(cells, minlength=self.n_structures * MAX_ATOMIC_NUMBER)
-        return counts.view(self.n_structures, MAX_ATOMIC_NUMBER).double()
+        counts = self.cell.new_zeros(self.n_structures * MAX_ATOMIC_NUMBER)
+        counts = counts.index_add(0, cells, torch.ones_like(cells, dtype=counts.dtype))
+        return counts.view(self.n_structures, MAX_ATOMIC_NUMBER)
 
     @cached_property
     def topology(self) -> tuple[Tensor, Tensor, Tensor]:
@@ -120,7 +122,8 @@ class AtomGraph:
     @cached_property
     def volume(self) -> Tensor:
         """(G,) Å³, positive for either handedness; NaN without periodicity or with a zero cell vector."""
-        volume = torch.linalg.det(self.cell).abs()
+        a, b, c = self.cell.unbind(dim=1)
+        volume = (torch.linalg.cross(a, b) * c).sum(dim=1).abs()
         has_volume = self.pbc.any(dim=1) & (volume > 1e-6)
         return torch.where(has_volume, volume, torch.nan)
 

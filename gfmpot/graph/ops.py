@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from gfmpot import kernels
 from gfmpot.graph.atom_graph import AtomGraph
+from gfmpot.graph.plain import in_plain_operations
 
 
 def edge_vectors(graph: AtomGraph) -> Tensor:
@@ -84,4 +85,4 @@ def _virials(gradients: Tensor, vectors: Tensor, graph: AtomGraph) -> Tensor:
 def _by_kernels(*values: Tensor) -> bool:
     """Whether kernels can do it: on a CPU, in float64, where nobody differentiates further."""
     usable = all(v.device.type == "cpu" and v.dtype == torch.float64 and not v.requires_grad for v in values)
-    return usable and kernels.available()
+    return usable and kernels.available() and not in_plain_operations()

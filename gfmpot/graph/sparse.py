@@ -26,6 +26,7 @@ from torch import Tensor
 
 from gfmpot.graph.atom_graph import AtomGraph
 from gfmpot.graph.ops import gather_senders, sum_over_neighbours
+from gfmpot.graph.plain import in_plain_operations
 
 CHUNK_BYTES = 2**20
 """Size of the (n, K, F) sums of a chunk, per thread: half the second-level cache of a current core."""
@@ -41,7 +42,7 @@ def filtered_neighbour_sums(functions: Tensor, filters: Tensor, features: Tensor
         graph: topology; edges sorted by receiver.
     """
     # A compiler fuses the plain form, and cannot look into sparse products; those have not been tried on GPUs yet.
-    if torch.compiler.is_compiling() or functions.device.type != "cpu":
+    if in_plain_operations() or functions.device.type != "cpu":
         return sum_over_neighbours((functions @ filters) * gather_senders(features, graph), graph)
     dtype = functions.dtype  # sums stay in it where autocast has made features bfloat16
     sums: Tensor = _Receivers.apply(functions, filters.to(dtype), features.to(dtype), graph)  # type: ignore[no-untyped-call]

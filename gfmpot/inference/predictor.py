@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path as FilePath
 from typing import Any, Literal
 
 import numpy as np
@@ -14,9 +15,9 @@ from torch import Tensor
 
 from gfmpot.config import did_you_mean
 from gfmpot.graph import AtomGraph, BatchBudget, InvalidStructureError
+from gfmpot.inference.paths import Compile, Path, Paths
 from gfmpot.inference.precision import dense_layers_in, network_dtype
 from gfmpot.models import Potential, Prediction, load
-from gfmpot.models.potential import rebuilt
 
 Results = dict[str, Any]
 """``energy``, ``free_energy``, ``forces``, ``stress`` (where there is a volume), ``energies`` (not with graph readout),
@@ -35,9 +36,10 @@ class Predictor:
         weights: weight by branch name, instead of those from the composition; the others get none.
         precision: ``fp32``, ``fp64`` or ``bf16``.
         device: where to run; None takes a CUDA or ROCm device if there is one.
-        compile: let TorchInductor compile the backbone; checked against the plain one at the first evaluation.
+        compile: let TorchInductor compile the network; see :class:`gfmpot.inference.paths.Paths`.
         uncertainty: ``"energy"``, or ``"forces"`` for the spread of forces too, at one more backward pass per branch.
         allow_unsupported: answer for elements that no branch has learnt.
+        skip: leave out branches of less weight than this; see :meth:`gfmpot.models.Potential.forward`.
         budget: the largest batch.
         kernels: use compiled kernels where there are any; without, PyTorch's operations do the same.
 
@@ -47,15 +49,16 @@ class Predictor:
 
     def __init__(
         self,
-        model: str | Path | Potential = "default",
+        model: str | FilePath | Potential = "default",
         *,
         head: str | None = None,
         weights: Mapping[str, float] | None = None,
         precision: str = "fp32",
         device: str | torch.device | None = None,
-        compile: bool = False,
+        compile: Compile = "auto",
         uncertainty: Literal["energy", "forces"] = "energy",
         allow_unsupported: bool = False,
+        skip: float = 0.0,
         budget: BatchBudget | None = None,
         kernels: bool = True,
     ) -> None:
@@ -67,14 +70,13 @@ class Predictor:
         self.device = usable_device(device)
         self.potential = potential.eval().requires_grad_(False).to(self.device, network_dtype(precision))
         self.precision, self.head, self.uncertainty = precision, head, uncertainty
-        dense = torch.bfloat16 if precision == "bf16" else self.potential.dtype
-        self._evaluate = self.potential.backbone.kernels(dense) if kernels else None
-        self.allow_unsupported, self.budget = allow_unsupported, budget or BatchBudget()
+        self.allow_unsupported, self.budget, self.skip = allow_unsupported, budget or BatchBudget(), _checked_skip(skip)
+        joint = uncertainty == "energy" and not skip
+        self._paths = Paths(self.potential, precision, compile, kernels=kernels, joint=joint)
         if head is not None:
             self.potential.branch_index(head)
         self.weights = None if weights is None else self._weight_vector(weights)
         self._charges_warned: set[int] = set()
-        self._compiling = bool(compile)
         if potential.config.max_neighbours is not None:
             _warn_of_cap(potential.config.max_neighbours)
 
@@ -88,10 +90,14 @@ class Predictor:
         """The model's cap on neighbours, None for all."""
         return self.potential.config.max_neighbours
 
+    @property
+    def path(self) -> Path:
+        """How the network is evaluated now: ``"kernels"``, ``"compiled"``, or ``"plain"``, by PyTorch's operations."""
+        return self._paths.name
+
     def __call__(self, graph: AtomGraph) -> list[Results]:
         """Results of each structure in one batch."""
-        if self._compiling:
-            self._compile(graph)
+        self._paths.prepare(graph, self._predict)
         prediction = self._predict(graph)
         self._warn_of_charges(graph, prediction)
         results = split_results(prediction, graph, self.potential.branch_names)
@@ -103,7 +109,29 @@ class Predictor:
     def many(self, graphs: Iterable[AtomGraph]) -> Iterator[Results]:
         """Results of each structure, evaluated in batches within the budget, in order."""
         for batch in self.budget.pack(graphs):
-            yield from self(AtomGraph.batch(batch))
+            for part in self.budget.pack(batch):  # by a budget that may have shrunk meanwhile
+                yield from self._within_memory(part)
+
+    def _within_memory(self, graphs: list[AtomGraph]) -> list[Results]:
+        """Results of a batch, by halves where memory does not suffice; from then on batches are smaller.
+
+        Raises:
+            MemoryError: one structure does not fit.
+        """
+        try:
+            return self(AtomGraph.batch(graphs))
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _ran_out_of_memory(error):
+                raise
+            edges = sum(graph.n_edges for graph in graphs)
+            if len(graphs) == 1:
+                raise MemoryError(
+                    f"{graphs[0].n_atoms} atoms and {edges} edges do not fit into the memory of {self.device}: "
+                    "use a lower precision, another device, or a smaller structure"
+                ) from error
+        middle = len(graphs) // 2
+        self.budget = dataclasses.replace(self.budget, max_edges=max(1, min(self.budget.max_edges, edges // 2)))
+        return self._within_memory(graphs[:middle]) + self._within_memory(graphs[middle:])
 
     def composition_weights(self, graph: AtomGraph) -> dict[str, float]:
         """The weights that the blend gives to a structure, to be frozen for others."""
@@ -118,7 +146,9 @@ class Predictor:
                 weights=self.weights,
                 spread=self.uncertainty,
                 allow_unsupported=self.allow_unsupported,
-                evaluate=self._evaluate,
+                skip=self.skip,
+                evaluate=self._paths.evaluate,
+                joint=self._paths.joint_for(graph),
             )
 
     def _weight_vector(self, weights: Mapping[str, float]) -> Tensor:
@@ -130,22 +160,6 @@ class Predictor:
         if not torch.isfinite(vector).all() or (vector < 0).any() or vector.sum() == 0:
             raise ValueError(f"weights must be finite, not negative and not all zero, got {dict(weights)}")
         return vector / vector.sum()
-
-    def _compile(self, graph: AtomGraph) -> None:
-        """Compile the backbone and keep it only if it gives the plain one's energy and forces."""
-        self._compiling = False
-        plain = self._predict(graph)
-        self.potential.backbone.compile(dynamic=True)
-        try:
-            fast = self._predict(graph)
-            difference = _difference(plain, fast)
-            tolerance = 1e-9 if self.potential.dtype == torch.float64 else 1e-3
-            problem = f"it differs by {difference:.2g} (eV, eV/Å)" if not difference <= tolerance else ""
-        except Exception as error:  # whatever the compiler stack raises, the plain path still works
-            problem = f"{type(error).__name__}: {str(error).splitlines()[0]}"
-        if problem:
-            self.potential.backbone._compiled_call_impl = None
-            warnings.warn(f"compiled evaluation is not used: {problem}", RuntimeWarning, stacklevel=4)
 
     def _warn_of_charges(self, graph: AtomGraph, prediction: Prediction) -> None:
         """Once per charge that a branch with a say in the answer was not trained on."""
@@ -159,13 +173,6 @@ class Predictor:
                     f"{', '.join(untrained)} never saw total charge {charge:+d} in training; the answer is a guess"
                 )
                 warnings.warn(message, UserWarning, stacklevel=4)
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Compiled code does not travel; the copy goes on with the plain path."""
-        state = dict(self.__dict__)
-        if self.potential.backbone._compiled_call_impl is not None:
-            state["potential"] = rebuilt(self.potential).eval().requires_grad_(False)
-        return state
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:
@@ -208,10 +215,15 @@ def _structure_results(fields: dict[str, Any], names: list[str], i: int, atoms: 
     return results
 
 
-def _difference(a: Prediction, b: Prediction) -> float:
-    assert a.forces is not None
-    assert b.forces is not None
-    return max(float((a.energy - b.energy).abs().max()), float((a.forces - b.forces).abs().max()))
+def _ran_out_of_memory(error: RuntimeError) -> bool:
+    """Also on a CPU, whose allocator has no error of its own."""
+    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
+
+
+def _checked_skip(skip: float) -> float:
+    if not 0 <= skip < 1:
+        raise ValueError(f"skip must be a weight from 0 to below 1, got {skip}; 0 skips no branch")
+    return skip
 
 
 def _warn_of_cap(max_neighbours: int) -> None:

@@ -2,7 +2,7 @@
 
 from gfmpot.models.backbone import Backbone, BackboneConfig, available_backbones, backbone_class
 from gfmpot.models.branches import BranchInfo, HeadConfig
-from gfmpot.models.checkpoint import CheckpointError, load, save
+from gfmpot.models.checkpoint import CheckpointError, cache_folder, fingerprint, load, save
 from gfmpot.models.potential import Potential, PotentialConfig, Prediction
 from gfmpot.models.presets import available_presets, preset
 from gfmpot.models.references import UnsupportedElementsError
@@ -20,6 +20,8 @@ __all__ = [
     "available_backbones",
     "available_presets",
     "backbone_class",
+    "cache_folder",
+    "fingerprint",
     "load",
     "preset",
     "save",

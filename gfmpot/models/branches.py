@@ -106,14 +106,29 @@ class BranchHeads(nn.Module):
             y = F.silu(layer(y))
         return self.layers[-1](y).squeeze(2).T  # type: ignore[no-any-return]
 
+    def some(self, x: Tensor, wanted: Tensor) -> Tensor:
+        """(M, F) to (M, B): the branches that are wanted (M, B) in each row, and 0 elsewhere."""
+        maps = [layer.unbound() for layer in self.layers]  # type: ignore[operator]
+        columns = []
+        for index in range(self.n_branches):
+            rows = torch.nonzero(wanted[:, index]).squeeze(1)
+            one = self._one(x.index_select(0, rows), [layer[index] for layer in maps])
+            columns.append(one.new_zeros(len(x)).index_add(0, rows, one))
+        return torch.stack(columns, dim=1)
+
     def select(self, x: Tensor, branch: Tensor) -> Tensor:
         """(M, F) and the branch (M,) of each row to (M,): each row by its own branch only."""
         maps = [layer.unbound() for layer in self.layers]  # type: ignore[operator]
         out = x.new_zeros(len(x))
         for index in torch.unique(branch).tolist():
             rows = torch.nonzero(branch == index).squeeze(1)
-            y = x.index_select(0, rows)
-            for weight, bias in (layer[index] for layer in maps[:-1]):
-                y = F.silu(F.linear(y, weight, bias))
-            out = out.index_add(0, rows, F.linear(y, *maps[-1][index]).squeeze(1).to(out.dtype))
+            one = self._one(x.index_select(0, rows), [layer[index] for layer in maps])
+            out = out.index_add(0, rows, one.to(out.dtype))
         return out
+
+    @staticmethod
+    def _one(x: Tensor, maps: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        """(M, F) to (M,) by the maps of one branch."""
+        for weight, bias in maps[:-1]:
+            x = F.silu(F.linear(x, weight, bias))
+        return F.linear(x, *maps[-1]).squeeze(1)

@@ -95,9 +95,13 @@ def fingerprint(model: str | Path | Potential) -> str:
     return metadata["sha256"]
 
 
+def cache_folder() -> Path:
+    """Where models and what is compiled of them are kept: ``GFMPOT_CACHE``, else ``~/.cache/gfmpot``."""
+    return Path(os.environ.get("GFMPOT_CACHE") or Path("~/.cache/gfmpot").expanduser())
+
+
 def _folders() -> list[Path]:
-    cache = os.environ.get("GFMPOT_CACHE") or Path("~/.cache/gfmpot").expanduser()
-    return [Path(__file__).parents[1] / "pretrained", Path(cache)]
+    return [Path(__file__).parents[1] / "pretrained", cache_folder()]
 
 
 def _contents(potential: Potential) -> tuple[str, Tensors]:

@@ -21,6 +21,7 @@ from gfmpot.models.references import References
 
 Spread = Literal["none", "energy", "forces"]
 Network = Callable[[Tensor, AtomGraph], Tensor]
+Joint = Callable[[Tensor, Tensor, AtomGraph, Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,9 @@ class Potential(nn.Module):
         derivatives: bool = True,
         spread: Spread = "energy",
         allow_unsupported: bool = False,
+        skip: float = 0.0,
         evaluate: Evaluator | None = None,
+        joint: Joint | None = None,
     ) -> Prediction:
         """Energies of all branches and of the answer, with the answer's forces and stress.
 
@@ -138,22 +141,33 @@ class Potential(nn.Module):
             derivatives: compute forces and stress.
             spread: which uncertainty to compute; ``"forces"`` costs one more backward pass per branch.
             allow_unsupported: answer for elements that no branch has learnt, too.
-            evaluate: what stands in for the backbone, e.g. its kernels or a compiled form of it.
+            skip: leave out branches of less weight than this in a structure, and renormalise the others. With δ the sum
+                of weights left out, the energy changes by at most δ times the largest distance of a branch left out
+                from the answer, and forces likewise. Such branches have no energy (NaN) and no part in the spread.
+            evaluate: what stands in for the backbone, e.g. its kernels.
+            joint: what stands in for backbone, heads and gradient: from initial features, edge vectors, graph and
+                weights to the outputs of all branches (as :meth:`contributions`) and the gradient (E, 3). Not for the
+                spread of forces, nor with ``skip``.
 
         Raises:
             UnsupportedElementsError: no branch (or not the chosen one) supports every element of a structure.
             ValueError: unknown head, or weights of the wrong shape.
         """
-        choice = self._choose(graph, head, weights, allow_unsupported)
+        choice = self._choose(graph, head, weights, allow_unsupported).without(skip)
         shifts = self.references.shifts(graph)
         vectors = edge_vectors(graph).requires_grad_(derivatives)
+        gradient = None
         with torch.set_grad_enabled(derivatives):
-            eps = self._contributions(vectors, graph, evaluate)
+            if joint:
+                eps, gradient = joint(self.embedding(graph), vectors.detach(), graph, choice.weights)
+            else:
+                eps = self._contributions(vectors, graph, evaluate, choice.wanted if skip else None)
             aligned = self._per_structure(eps, graph) + shifts
             blended = (choice.weights * aligned).sum(dim=1)
         forces = stress = forces_std = None
         if derivatives:
-            gradient = _gradient(blended, vectors, graph, retain=spread == "forces")
+            if gradient is None:
+                gradient = _gradient(blended, vectors, graph, retain=spread == "forces")
             forces = forces_from_edge_gradients(gradient, graph)
             stress = stress_from_edge_gradients(gradient, vectors.detach(), graph)
             if spread == "forces":
@@ -270,13 +284,29 @@ class Potential(nn.Module):
         self.references.require(graph, masked > 0, "no branch that was given weight")
         return masked / masked.sum(dim=1, keepdim=True)
 
-    def _contributions(self, vectors: Tensor, graph: AtomGraph, evaluate: Evaluator | None = None) -> Tensor:
-        """ε of all branches, eV in float64: (N, B) by atom, or (G, B) with ``readout="graph"``."""
+    def contributions(self, features: Tensor, graph: AtomGraph, wanted: Tensor | None = None) -> Tensor:
+        """ε of all branches, eV in float64: (N, B) by atom, or (G, B) with ``readout="graph"``.
+
+        Args:
+            features: (N, F) of the backbone.
+            graph: structures.
+            wanted: (G, B) bool, which branches to evaluate in which structures; the others give 0. None is all.
+        """
+        pooled = features if self.atomwise else sum_per_structure(features, graph)
+        rows = wanted[graph.structure_of_atom] if wanted is not None and self.atomwise else wanted
+        eps: Tensor = self.heads(pooled) if rows is None else self.heads.some(pooled, rows)
+        return eps.double() * self.references.scales
+
+    def _contributions(
+        self,
+        vectors: Tensor,
+        graph: AtomGraph,
+        evaluate: Evaluator | None = None,
+        wanted: Tensor | None = None,
+    ) -> Tensor:
         initial = self.embedding(graph)
         features = evaluate(initial, vectors, graph) if evaluate else self._plain(initial, vectors, graph)
-        pooled = features if self.atomwise else sum_per_structure(features, graph)
-        eps: Tensor = self.heads(pooled)
-        return eps.double() * self.references.scales
+        return self.contributions(features, graph, wanted)
 
     def _plain(self, initial: Tensor, vectors: Tensor, graph: AtomGraph) -> Tensor:
         features: Tensor = self.backbone(initial, vectors.to(self.dtype), graph)
@@ -311,6 +341,21 @@ class _Choice:
     weights: Tensor  # (G, B) of the answer
     supporting: Tensor  # (G, B) bool
     reference: Tensor  # (119,) eV per element
+
+    @property
+    def wanted(self) -> Tensor:
+        """(G, B) bool: branches that have a say."""
+        return self.weights > 0
+
+    def without(self, skip: float) -> _Choice:
+        """Branches of less weight than ``skip`` left out, structure by structure; the heaviest always stays."""
+        if not 0 <= skip < 1:
+            raise ValueError(f"skip must be a weight from 0 to below 1, got {skip}")
+        if skip == 0:
+            return self
+        kept = (self.weights >= skip) | (self.weights == self.weights.max(dim=1, keepdim=True).values)
+        weights = self.weights * kept
+        return _Choice(weights / weights.sum(dim=1, keepdim=True), self.supporting & (weights > 0), self.reference)
 
     def equal_shares(self) -> Tensor:
         """(G, B) equal weights of the supporting branches; NaN where fewer than two leave no spread to speak of."""

@@ -221,8 +221,8 @@ class _MessageWeights:
         size = (*gs.shape, len(self.filters))
         functions = (edges.basis, edges.units, self.filters, state.phi)
         if state.v is None or state.z is None:
-            inputs = (edges.offsets, state.rows, *functions, gs, gv)
-            kernels.call("first_message_backward", gs.dtype, *size, *inputs, *to_edges)
+            lists = (edges.offsets, state.rows)
+            kernels.call("first_message_backward", gs.dtype, *size, *lists, *functions, gs, gv, *to_edges)
             return gs, None
         g_phi, g_v = torch.empty_like(state.phi), torch.empty_like(state.v)
         inputs = (edges.sender_offsets, edges.by_sender, edges.receivers, *functions, state.v, gs, gv)

@@ -25,7 +25,7 @@ import torch
 from torch import Tensor, nn
 
 from gfmpot.config import tunable
-from gfmpot.graph import AtomGraph, filtered_neighbour_sums
+from gfmpot.graph import AtomGraph, filtered_neighbour_sums, in_plain_operations
 from gfmpot.models.backbone import Backbone, BackboneConfig, Evaluator
 from gfmpot.models.radial import BesselBasis
 
@@ -108,7 +108,7 @@ class Message(nn.Module):
         Filters are linear in the basis, so that no tensor has a row per edge and a column per feature.
         """
         filters = self.filters.weight.T * self.scale  # (K, gates F)
-        if v is None and not torch.compiler.is_compiling() and len(graph.kinds[0]) <= MOST_KINDS:
+        if v is None and not in_plain_operations() and len(graph.kinds[0]) <= MOST_KINDS:
             scalars, vectors = self._from_kinds(s[graph.kinds[0]], filters, basis, units, graph)
             return s + scalars, vectors
         to_scalar, to_vector, *through = torch.split(self.scalars(s), self.features, dim=1)
