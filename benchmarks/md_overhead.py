@@ -58,7 +58,7 @@ class TimedCalculator(GFMCalculator):
 def run(given: argparse.Namespace) -> dict[str, list[float]]:
     """ms of each step and MiB of resident memory after each block."""
     atoms = start_of_run(given.crystal, given.atoms, seed=0)
-    atoms.calc = calculator = TimedCalculator(precision=given.precision)
+    atoms.calc = calculator = TimedCalculator(precision=given.precision, device="cpu")
     dynamics = VelocityVerlet(atoms, units.fs)
     dynamics.run(given.warm_up)
     times, memory = np.empty((given.steps, 3)), []

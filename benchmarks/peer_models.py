@@ -61,25 +61,25 @@ class Peer:
 
 
 class Gfmpot(Peer):
-    """As a user gets it; batches by ``evaluate_many``."""
+    """As a user gets it, but for the precision."""
 
     package, model = "gfmpot", "default"
 
     def load(self, precision: str) -> Calculator:
-        """In its default settings but for the precision."""
+        """The embedded model."""
         from gfmpot import GFMCalculator
 
-        calculator = GFMCalculator(precision=precision)
+        calculator = GFMCalculator(precision=precision, device="cpu")
         self.cutoff = calculator.predictor.cutoff
         return calculator
 
     def many(self, structures: list[Atoms]) -> list[Forces]:
-        """See the class."""
+        """By ``evaluate_many``, whose batches are packed by edges."""
         return [results["forces"] for results in self.calculator.evaluate_many(structures)]
 
 
 class CHGNet(Peer):
-    """The weights within its wheel; batches by ``predict_structure``, 16 structures each (its default)."""
+    """The weights within its wheel."""
 
     package, model = "chgnet", "CHGNet 0.3.0"
 
@@ -90,7 +90,7 @@ class CHGNet(Peer):
         return CHGNetCalculator(use_device="cpu")
 
     def many(self, structures: list[Atoms]) -> list[Forces]:
-        """See the class."""
+        """By ``predict_structure``, 16 at once (its default)."""
         from pymatgen.io.ase import AseAtomsAdaptor
 
         found = self.calculator.model.predict_structure([AseAtomsAdaptor.get_structure(one) for one in structures])
@@ -187,7 +187,7 @@ class TorchSim(MACE):
 
 
 class SevenNet(Peer):
-    """The weights within its wheel; batches as its own dataloader makes them."""
+    """The weights within its wheel."""
 
     package, model, cutoff = "sevenn", "SevenNet-0 (11 July 2024)", 5.0
 
@@ -201,7 +201,7 @@ class SevenNet(Peer):
         return calculator
 
     def many(self, structures: list[Atoms]) -> list[Forces]:
-        """See the class."""
+        """16 at once, as its dataloader makes them."""
         from sevenn import _keys
         from sevenn.atom_graph_data import AtomGraphData
         from sevenn.train.dataload import unlabeled_atoms_to_graph
@@ -234,7 +234,7 @@ class ORB(Peer):
         return ORBCalculator(network, device="cpu")
 
     def many(self, structures: list[Atoms]) -> list[Forces]:
-        """See the class."""
+        """In one batch, as its documentation does."""
         from orb_models.forcefield.atomic_system import ase_atoms_to_atom_graphs
         from orb_models.forcefield.base import batch_graphs
 
@@ -245,7 +245,7 @@ class ORB(Peer):
 
 
 class MatterSim(Peer):
-    """Batches of 64 by ``predict_properties`` (its default)."""
+    """Shape of the smaller of the two published models: its weights are not in the wheel."""
 
     package, model, trained, cutoff = "mattersim", "MatterSim-v1 1M's shape (M3GNet)", False, 5.0
 
@@ -260,7 +260,7 @@ class MatterSim(Peer):
         return MatterSimCalculator(Potential(network, device="cpu", model_name="m3gnet"), device="cpu")
 
     def many(self, structures: list[Atoms]) -> list[Forces]:
-        """See the class."""
+        """By ``predict_properties``, 64 at once (its default)."""
         from mattersim.datasets.utils.build import build_dataloader
 
         loader = build_dataloader(structures, cutoff=self.cutoff, threebody_cutoff=4.0, only_inference=True)
