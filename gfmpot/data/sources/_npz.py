@@ -61,6 +61,26 @@ def open_arrays(path: Path, names: Iterable[str]) -> dict[str, ArrayFile]:
         raise ValueError(f"{path}: not a whole .npz of plain arrays ({error})") from error
 
 
+def verify_arrays(path: Path, names: Iterable[str]) -> None:
+    """Read those of the named arrays that there are to their ends, where the archive has their checksums.
+
+    :func:`open_arrays` reads slices, which have none.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: damaged or cut off.
+    """
+    open_arrays(path, names)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            for member in {f"{name}.npy" for name in names} & set(archive.namelist()):
+                with archive.open(member) as file:
+                    while file.read(1 << 20):
+                        pass
+    except DAMAGE as error:
+        raise ValueError(f"{path}: not a whole .npz of plain arrays ({error})") from error
+
+
 class ArrayFile:
     """An array in an archive, of which slices of the first axis are read.
 

@@ -5,6 +5,7 @@ A record is a frame or a row; for formats that are read as a whole (CIF, and wha
 
 from __future__ import annotations
 
+import atexit
 import dataclasses
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -20,7 +21,7 @@ from gfmpot.data.formats.adios import AdiosSplit, AdiosStore
 from gfmpot.data.frame import Frame, Rejected
 from gfmpot.data.frames import FrameSet
 from gfmpot.data.sources._hdf5 import open_hdf5
-from gfmpot.data.sources._npz import open_arrays
+from gfmpot.data.sources._npz import open_arrays, verify_arrays
 from gfmpot.data.sources._packed import Packed
 from gfmpot.data.sources._scale import ASE_UNITS
 from gfmpot.data.sources.ase_db import AseDb
@@ -140,6 +141,8 @@ class _PackedFiles:
     open: Callable[[Path], AbstractContextManager[Packed]]
 
     def count(self, path: Path) -> int:
+        if self.open is _npz:
+            verify_arrays(path, (*GEOMETRY, *OPTIONAL))
         with self.open(path) as packed:
             return len(packed)
 
@@ -204,6 +207,8 @@ def _hdf5(path: Path) -> Iterator[Packed]:
 
 @lru_cache(maxsize=2)
 def _split(path: Path) -> AdiosSplit:
+    """Stays open: the offsets of a large store take long to read."""
+    atexit.register(_split.cache_clear)  # ADIOS2 complains about what Python itself frees after it
     return AdiosStore(path.parent, hold=0).split(path.stem)
 
 

@@ -151,6 +151,7 @@ def structures(item: Input, start: int, stop: int, defaults: Defaults) -> Iterat
     """
     item.check()
     following, reason = start, ""
+    nothing = "there is no structure in it" if item.kind == WHOLE else "the file ends before it"
     try:
         for entry in _read(item, start, stop, defaults):
             yield following, entry if isinstance(entry, Frame) else entry.reason
@@ -162,7 +163,7 @@ def structures(item: Input, start: int, stop: int, defaults: Defaults) -> Iterat
     else:
         missing = range(following, stop)
     for index in missing:
-        yield index, reason or "the file ends before it"
+        yield index, reason or nothing
 
 
 def _read(item: Input, start: int, stop: int, defaults: Defaults) -> Iterator[Frame | Rejected]:

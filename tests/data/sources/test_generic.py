@@ -19,7 +19,7 @@ from gfmpot.data import FrameSet
 from gfmpot.data.frame import Frame, Rejected
 from gfmpot.data.source import build_source
 from gfmpot.data.sources._ase import frame_from_atoms, voigt
-from gfmpot.data.sources._npz import open_arrays
+from gfmpot.data.sources._npz import open_arrays, verify_arrays
 from gfmpot.data.sources.extxyz import ExtXyz
 from gfmpot.units import BOHR, GPA, HARTREE
 
@@ -411,6 +411,9 @@ def test_npz_in_slices_of_a_damaged_file(tmp_path: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(ValueError, match=r"set\.npz: positions cannot be read from 990 to 1000"):
         open_arrays(path, ["positions"])["positions"][990:1000]
+    with pytest.raises(ValueError, match=r"not a whole \.npz"):
+        verify_arrays(path, ["positions"])
+    verify_arrays(path, ["nothing"])
     path.write_bytes(data[:5000])
     with pytest.raises(ValueError, match=r"not a whole \.npz"):
         open_arrays(path, ["positions"])
