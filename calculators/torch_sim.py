@@ -153,7 +153,7 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc]
         if systems == self._systems:
             return
         known: dict[_System, list[Member]] = defaultdict(list)
-        for system, member in zip(reversed(self._systems), reversed(self._members), strict=True):
+        for system, member in zip(self._systems, self._members, strict=True):
             known[system].append(member)
         first, members, reasons = 0, [], {}
         xyz, boxes = positions.cpu().numpy(), cell.cpu().numpy()
@@ -170,13 +170,13 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc]
         self._systems, self._members = systems, members
 
     def _known(self, members: list[Member], positions: np.ndarray) -> Member | None:
-        """The member that was last seen where the system is now, else any, if there is one."""
-        for member in reversed(members):
-            reference = member.verlet.reference.positions
-            if np.abs(reference - positions).max() < self._skin:
-                members.remove(member)
-                return member
-        return members.pop() if members else None
+        """The member that the system is most likely to be, taken from the list; None if it is like none of them."""
+        if not members:
+            return None
+        references = np.stack([member.verlet.reference.positions for member in members])
+        away = np.minimum(np.abs(references - positions), 1.0).mean(axis=(1, 2))  # some atoms may have been wrapped
+        nearest = int(away.argmin())
+        return members.pop(nearest) if away[nearest] < self._skin else None
 
     def _new(self, system: _System, positions: np.ndarray, cell: np.ndarray) -> Member:
         verlet = VerletList(self.cutoff, self._skin)
