@@ -101,3 +101,28 @@ def test_pymatgens_own_entry_points() -> None:
     assert single.results["energy"] == pytest.approx(calc.evaluate_many([to_atoms(salt())])[0]["energy"], abs=1e-6)
     moved = water().relax(calculator=calc, fmax=0.05)
     assert isinstance(moved, Molecule)
+
+
+def test_relax_many_is_relax_of_each(potential: GFMPotential, tmp_path: Path) -> None:
+    tagged = salt(4.35)
+    tagged.add_site_property("tag", list(range(8)))
+    mixed = Structure(Lattice.cubic(4.2), [{"Mg": 0.5, "Ca": 0.5}, "O"], [[0, 0, 0], [0.5, 0.5, 0.5]])
+    structures = [tagged, water(charge=1, spin_multiplicity=2), mixed, salt(4.2)]
+    found = potential.relax_many(structures, fmax=0.02, trajectories=tmp_path)
+    for structure, one in zip(structures, found, strict=True):
+        if structure is mixed:
+            continue
+        want = potential.relax(structure, fmax=0.02)
+        assert (one.error, one.converged) == (None, want.converged)
+        assert one.energies == pytest.approx(want.energies, abs=1e-8)
+        assert one.energy == one.energies[-1]
+        assert one.final_structure.cart_coords == pytest.approx(want.final_structure.cart_coords, abs=1e-7)
+        assert one.trajectory[0].cart_coords == pytest.approx(structure.cart_coords)
+        assert len(one.trajectory) == 2
+    assert found[0].final_structure.volume != tagged.volume
+    assert found[0].final_structure.site_properties["tag"] == list(range(8))
+    assert (found[1].final_structure.charge, found[1].final_structure.spin_multiplicity) == (1, 2)
+    assert "disordered structures have no energy of their own" in (found[2].error or "")
+    assert found[2].final_structure is mixed
+    assert np.isnan(found[2].energy)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0.traj", "1.traj", "3.traj"]

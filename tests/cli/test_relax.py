@@ -125,3 +125,40 @@ def test_mistakes(call, tiny_model: Path, arguments: list[str], message: str) ->
     result = call("relax", "a.extxyz", "--model", tiny_model, *arguments, code=2)
     assert message in result.stderr
     assert len(result.stderr.strip().splitlines()) == 1
+
+
+def test_batched_is_one_by_one(relax, tmp_path: Path) -> None:
+    clash = molecule("H2O")
+    clash.positions[1] = clash.positions[0]
+    write("a.extxyz", [solid(), molecule("H2O"), clash, molecule("CH4")])
+    write("b.xyz", molecule("NH3"))
+    results = {}
+    for engine in ("ase", "batched"):
+        out, steps = f"{engine}.extxyz", f"{engine}-steps"
+        settings = ["--engine", engine, "--fmax", "0.5", "--steps", "3", "-o", out, "--trajectory", steps]
+        results[engine] = relax("a.extxyz", "b.xyz", *settings, code=1)
+    assert results["ase"].stdout == results["batched"].stdout
+    assert results["ase"].stderr == results["batched"].stderr
+    assert "a.extxyz frame 2: atoms 0 (Z=8) and 1 (Z=1) are 0 Å apart" in results["batched"].stderr
+    for one, other in zip(read("ase.extxyz", ":"), read("batched.extxyz", ":"), strict=True):
+        assert one.positions == pytest.approx(other.positions, abs=1e-7)
+    for path in (tmp_path / "batched-steps").iterdir():
+        assert len(read(path, ":")) == len(read(tmp_path / "ase-steps" / path.name, ":"))
+
+
+def test_batched_into_a_folder(relax, tmp_path: Path) -> None:
+    write("a.extxyz", [solid(), solid()])
+    relax("a.extxyz", "--engine", "batched", "--cell", "--fmax", "100", "-o", "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a-0.extxyz", "a-1.extxyz"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--engine", "batch"], "error: no engine 'batch'; did you mean 'batched'?"),
+        (["--engine", "batched", "--optimizer", "BFGS"], "--engine batched has FIRE and LBFGS, got BFGS"),
+    ],
+)
+def test_mistakes_with_engines(call, tiny_model: Path, arguments: list[str], message: str) -> None:
+    write("a.extxyz", molecule("H2O"))
+    assert message in call("relax", "a.extxyz", "--model", tiny_model, *arguments, code=2).stderr
