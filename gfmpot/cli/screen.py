@@ -46,7 +46,10 @@ def screen(
     top_k: Annotated[
         int | None, typer.Option("--top-k", metavar="N", help="Write the N best to top.parquet and top.extxyz.")
     ] = None,
-    by: Annotated[str, typer.Option(metavar="COLUMN", help="By which the lowest are the best.")] = "energy_per_atom",
+    by: Annotated[
+        str | None,
+        typer.Option(metavar="COLUMN", help="By which the lowest are the best.", show_default="energy_per_atom"),
+    ] = None,
     largest: Annotated[bool, typer.Option("--largest", help="The highest are the best.")] = False,
     relax: Annotated[bool, typer.Option("--relax", help="Relax positions first.")] = False,
     cell: Annotated[bool, typer.Option("--cell", help="Relax the cell, too, of what has a volume.")] = False,
@@ -86,9 +89,11 @@ def screen(
         if not inputs:
             raise ValueError("give files or folders to screen, e.g. gfmpot screen candidates.extxyz -o results")
         launch = place()
-        top = None if top_k is None else Top(top_k, by, largest)
+        top = None if top_k is None else Top(top_k, by or "energy_per_atom", largest)
         predictor = _predictor(model, head, precision, device, batch_edges, launch)
         relaxer = None
+        if top_k is None and (by is not None or largest):
+            raise ValueError("--by and --largest say what --top-k is: give that, too")
         if cell and not relax:
             raise ValueError("--cell says how to relax: give --relax, too")
         if relax:
