@@ -152,7 +152,7 @@ class AutoPredictor(Predictor):
         stream = iter(graphs)
         first = list(itertools.islice(stream, SAMPLE if self.choice is None else 0))
         if first:
-            self.decide(AtomGraph.batch(first))
+            self.decide(AtomGraph.batch(next(self.budget.pack(first))))
         yield from super().many(itertools.chain(first, stream))
 
     def decide(self, graph: AtomGraph) -> Choice:

@@ -146,7 +146,7 @@ def _measure(bench: _Bench, exact: _Bench, name: str, atoms: Atoms, dynamics: Dy
         repeatable=repeatable,
         drift=None if dynamics is None else _if_applicable(lambda: dynamics(precision, atoms), remarks),
         remarks=tuple(remarks),
-        path=str(getattr(bench.predictor, "path", "plain")),
+        path=bench.predictor.path,
     )
 
 

@@ -15,7 +15,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from gfmpot import GFMCalculator
-from gfmpot.graph import AtomGraph, InvalidStructureError, graph_from_atoms
+from gfmpot.graph import AtomGraph, BatchBudget, InvalidStructureError, graph_from_atoms
 from gfmpot.inference import AutoPredictor, Choice, Predictor, Tolerance, auto_precision, build_predictor
 from gfmpot.inference.auto_precision import SAMPLE, WORTH, choose_precision
 from gfmpot.models import Potential
@@ -164,6 +164,10 @@ def test_of_many_the_first_few_decide(potential: Potential, clock: dict[str, flo
     energies = [plain(graph(salt(seed)))[0]["energy"] for seed in range(2 * SAMPLE)]
     assert [results["energy"] for results in found] == pytest.approx(energies, abs=1e-5)
     assert list(AutoPredictor(potential, tolerance=Tolerance(), device="cpu").many([])) == []
+    one = BatchBudget(max_structures=1)
+    limited = AutoPredictor(potential, tolerance=Tolerance(), device="cpu", budget=one)
+    assert len(list(limited.many(stream()))) == 2 * SAMPLE
+    assert limited.choice == AutoPredictor(potential, tolerance=Tolerance(), device="cpu").decide(graph(salt(0)))
 
 
 def test_a_structure_without_an_answer_decides_nothing(potential: Potential) -> None:

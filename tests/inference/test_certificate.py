@@ -16,8 +16,9 @@ from torch import Tensor
 
 from gfmpot import GFMCalculator
 from gfmpot.graph import AtomGraph, edge_vectors, sum_per_structure
+from gfmpot.inference import Predictor
 from gfmpot.inference.certificate import Certificate, Measurement
-from gfmpot.inference.certificate_text import QUANTITIES, worst
+from gfmpot.inference.certificate_text import PATHS, QUANTITIES, worst
 from gfmpot.inference.certification import certify
 from gfmpot.models import HeadConfig, Potential, PotentialConfig, Prediction
 from gfmpot.models.backbones.painn import PaiNNConfig
@@ -303,6 +304,15 @@ def test_the_answer_is_that_of_the_settings() -> None:
     assert "charge or multiplicity" in certificate.measurements[0].remarks[0]
     blended = GFMCalculator(potential(), weights={"first-x": 1, "second-y": 3}, device="cpu")
     assert blended.certify(atoms, md_steps=0).provenance.answer == "weights first-x 1, second-y 3"
+
+
+def test_the_way_of_evaluation_is_told() -> None:
+    for options in ({}, {"kernels": False}):
+        certificate = certify(potential(), [("a", Atoms("Cu"))], precisions=["fp64"], device="cpu", **options)
+        (found,) = certificate.measurements
+        assert found.path == Predictor(potential(), precision="fp64", device="cpu", **options).path
+        assert f" by {PATHS[found.path]}, with PyTorch" in certificate.markdown()
+    assert found.path == "plain"
 
 
 def test_mistakes() -> None:
