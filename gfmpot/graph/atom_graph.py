@@ -128,7 +128,9 @@ class AtomGraph:
         return torch.where(has_volume, volume, torch.nan)
 
     def to(self, device: torch.device | str) -> AtomGraph:
-        """The same graph with every tensor on ``device``."""
+        """The same graph with every tensor on ``device``; itself, if it is there."""
+        if self.positions.device == torch.device(device):
+            return self
         moved = {name: value.to(device) for name, value in self._tensors().items()}
         return dataclasses.replace(self, **moved)
 

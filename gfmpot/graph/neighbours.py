@@ -6,7 +6,10 @@ import math
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+
+from gfmpot import kernels
 
 FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
@@ -32,6 +35,19 @@ class NeighbourList(NamedTuple):
     def select(self, keep: NDArray[np.bool_]) -> NeighbourList:
         """The edges where ``keep`` (E,) is true, in the same order."""
         return NeighbourList(self.edge_index[:, keep], self.cell_shifts[keep], self.distances[keep])
+
+    def within(self, positions: FloatArray, cell: FloatArray, cutoff: float) -> NeighbourList:
+        """The edges that are shorter than ``cutoff`` with the atoms at ``positions`` in ``cell``, in the same order."""
+        if not kernels.available():
+            lengths = edge_lengths(positions, cell, self.edge_index, self.cell_shifts)
+            return self._replace(distances=lengths).select(lengths < cutoff)
+        size, count = len(self.distances), np.empty(1, dtype=np.int64)
+        ends, shifts = np.empty(2 * size, dtype=np.int64), np.empty((size, 3), dtype=np.int64)
+        lengths = np.empty(size)
+        places = [np.ascontiguousarray(a) for a in (*self.edge_index, self.cell_shifts, positions, cell)]
+        kernels.call("within", torch.float64, size, *places, float(cutoff), count, ends, shifts, lengths)
+        n = int(count[0])
+        return NeighbourList(ends[: 2 * n].reshape(2, n), shifts[:n], lengths[:n])
 
     def sorted(self) -> NeighbourList:
         """The same edges in order."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from gfmpot.graph.neighbours import FloatArray, NeighbourList, completed_cell, edge_lengths, neighbour_list
+from gfmpot.graph.neighbours import FloatArray, NeighbourList, completed_cell, neighbour_list
 
 
 class Reference(NamedTuple):
@@ -73,6 +73,4 @@ class VerletList:
         self.n_searches += 1
 
     def _current(self, positions: FloatArray, cell: FloatArray) -> NeighbourList:
-        edge_index, shifts, _ = self._candidates
-        current = self._candidates._replace(distances=edge_lengths(positions, cell, edge_index, shifts))
-        return current.select(current.distances < self.cutoff)
+        return self._candidates.within(positions, cell, self.cutoff)

@@ -13,7 +13,9 @@ import logging
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
@@ -33,15 +35,20 @@ def instruction_set() -> str | None:
     return None if library is None else Path(library._name).name.split(".")[0].lstrip("_")
 
 
-def call(name: str, dtype: torch.dtype, *arguments: Tensor | int | float | None) -> None:
+Argument = Tensor | NDArray[Any] | int | float | None
+
+
+def call(name: str, dtype: torch.dtype, *arguments: Argument) -> None:
     """Run a kernel on as many threads as PyTorch would use.
 
     Args:
         name: of the function, without prefix and dtype.
-        dtype: of its floating-point tensors.
+        dtype: of its floating-point tensors and arrays.
         arguments: as in the source; None is a null pointer.
     """
-    values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
+    values = [
+        a.data_ptr() if isinstance(a, Tensor) else a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments
+    ]
     _function(f"gfmpot_{name}_{SUFFIXES[dtype]}", tuple(map(_kind, arguments)))(*values, torch.get_num_threads())
 
 
@@ -65,7 +72,7 @@ def topology(edge_index: Tensor, n_atoms: int) -> tuple[Tensor, Tensor, Tensor]:
     return offsets, sender_offsets, by_sender
 
 
-def _kind(argument: Tensor | int | float | None) -> type[Any]:
+def _kind(argument: Argument) -> type[Any]:
     if isinstance(argument, int):
         return ctypes.c_int64
     return ctypes.c_double if isinstance(argument, float) else ctypes.c_void_p

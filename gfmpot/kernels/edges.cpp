@@ -96,6 +96,40 @@ extern "C" void gfmpot_topology(Index atoms, Index edges, const Index* senders, 
   for (Index e = 0; e < edges; ++e) by_sender[next[senders[e]]++] = e;
 }
 
+#if defined(__GNUC__) && !defined(__clang__)
+#define GFMPOT_AS_WRITTEN __attribute__((optimize("fp-contract=off")))
+#else
+#define GFMPOT_AS_WRITTEN
+#endif
+
+// The edges shorter than the cutoff, in order: their number, senders and then receivers, shifts, lengths. Lengths are
+// computed number by number as in gfmpot/graph/neighbours.py, without fused operations, so that lists agree to the bit.
+extern "C" GFMPOT_AS_WRITTEN void gfmpot_within_f64(Index edges, const Index* senders, const Index* receivers, const Index* shifts,
+                                  const double* positions, const double* cell, double cutoff, Index* count, Index* ends,
+                                  Index* kept_shifts, double* lengths, int) {
+#ifdef __clang__
+#pragma STDC FP_CONTRACT OFF
+#endif
+  Index n = 0;
+  for (Index e = 0; e < edges; ++e) {
+    double vector[3];
+    for (int c = 0; c < 3; ++c) vector[c] = positions[3 * receivers[e] + c] - positions[3 * senders[e] + c];
+    for (int axis = 0; axis < 3; ++axis)
+      for (int c = 0; c < 3; ++c) vector[c] += double(shifts[3 * e + axis]) * cell[3 * axis + c];
+    const double length = std::sqrt(vector[0] * vector[0] + vector[1] * vector[1] + vector[2] * vector[2]);
+    if (!(length < cutoff)) continue;
+    ends[n] = e;
+    lengths[n++] = length;
+  }
+  *count = n;
+  for (Index i = 0; i < n; ++i) {
+    const Index e = ends[i];
+    std::copy_n(shifts + 3 * e, 3, kept_shifts + 3 * i);
+    ends[n + i] = receivers[e];
+    ends[i] = senders[e];
+  }
+}
+
 // Vectors (E, 3) from sender to receiver, across the cell vectors (G, 3, 3) that the shifts (E, 3) count.
 extern "C" void gfmpot_edge_vectors_f64(Index edges, const Index* senders, const Index* receivers,
                                         const Index* structures, const double* positions, const double* cells,

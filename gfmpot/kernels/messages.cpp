@@ -231,6 +231,52 @@ void backward(const Message<T>& m, Index atoms, const Index* edges, const T* gs,
   }
 }
 
+// Sums over neighbours, by kind of sender, of the basis (N, U K), and of the basis along each axis (N, 3, U K), for U
+// kinds. What senders of one kind say in the first message is the same: products with these sums are all of it.
+template <class T>
+void kind_sums(Index atoms, Index K, Index kinds, const Index* offsets, const Index* rows, const T* basis, const T* units,
+               T* scalars, T* vectors, int threads) {
+  const Index width = kinds * K;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (Index i = 0; i < atoms; ++i) {
+    std::fill_n(scalars + i * width, width, T(0));
+    std::fill_n(vectors + 3 * i * width, 3 * width, T(0));
+    for (Index e = offsets[i]; e < offsets[i + 1]; ++e) {
+      const T *b = basis + e * K, x = units[3 * e], y = units[3 * e + 1], z = units[3 * e + 2];
+      T *s = scalars + i * width + rows[e] * K, *v = vectors + 3 * i * width + rows[e] * K;
+      for (Index k = 0; k < K; ++k) {
+        s[k] += b[k];
+        v[k] += b[k] * x;
+        v[width + k] += b[k] * y;
+        v[2 * width + k] += b[k] * z;
+      }
+    }
+  }
+}
+
+template <class T>
+void kind_sums_backward(Index atoms, Index K, Index kinds, const Index* offsets, const Index* rows, const T* basis,
+                        const T* units, const T* g_scalar, const T* g_vector, T* g_basis, T* g_units, int threads) {
+  const Index width = kinds * K;
+#pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
+  for (Index i = 0; i < atoms; ++i) {
+    for (Index e = offsets[i]; e < offsets[i + 1]; ++e) {
+      const T *s = g_scalar + i * width + rows[e] * K, *v = g_vector + 3 * i * width + rows[e] * K, *b = basis + e * K;
+      const T x = units[3 * e], y = units[3 * e + 1], z = units[3 * e + 2];
+      T to_x = 0, to_y = 0, to_z = 0;
+      for (Index k = 0; k < K; ++k) {
+        g_basis[e * K + k] += s[k] + x * v[k] + y * v[width + k] + z * v[2 * width + k];
+        to_x += b[k] * v[k];
+        to_y += b[k] * v[width + k];
+        to_z += b[k] * v[2 * width + k];
+      }
+      g_units[3 * e] += to_x;
+      g_units[3 * e + 1] += to_y;
+      g_units[3 * e + 2] += to_z;
+    }
+  }
+}
+
 }  // namespace
 
 #define GFMPOT_INSTANCES(T, S)                                                                                         \
@@ -246,6 +292,17 @@ void backward(const Message<T>& m, Index atoms, const Index* edges, const T* gs,
       const T* units, const T* filters, const T* phi, const T* gs, const T* gv, T* g_basis, T* g_units, int threads) { \
     const Message<T> m{features, functions, offsets, rows, basis, units, filters, phi, nullptr};                      \
     backward_first<T>(m, atoms, gs, gv, g_basis, g_units, threads);                                                   \
+  }                                                                                                                    \
+  extern "C" void gfmpot_kind_sums_##S(Index atoms, Index functions, Index kinds, const Index* offsets,               \
+                                       const Index* rows, const T* basis, const T* units, T* scalars, T* vectors,     \
+                                       int threads) {                                                                 \
+    kind_sums<T>(atoms, functions, kinds, offsets, rows, basis, units, scalars, vectors, threads);                    \
+  }                                                                                                                    \
+  extern "C" void gfmpot_kind_sums_backward_##S(                                                                      \
+      Index atoms, Index functions, Index kinds, const Index* offsets, const Index* rows, const T* basis,             \
+      const T* units, const T* g_scalar, const T* g_vector, T* g_basis, T* g_units, int threads) {                    \
+    kind_sums_backward<T>(atoms, functions, kinds, offsets, rows, basis, units, g_scalar, g_vector, g_basis, g_units, \
+                          threads);                                                                                    \
   }                                                                                                                    \
   extern "C" void gfmpot_message_backward_##S(Index atoms, Index features, Index functions, const Index* offsets,     \
                                               const Index* edges, const Index* receivers, const T* basis,             \

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +15,7 @@ from torch import Tensor
 from gfmpot import kernels
 from gfmpot.graph import AtomGraph, edge_vectors, graph_from_atoms
 from gfmpot.models.backbone import build_backbone
+from gfmpot.models.backbones import _painn_fast
 from gfmpot.models.backbones.painn import PaiNNConfig
 from gfmpot.models.conditioning import AtomEmbedding
 
@@ -62,11 +62,15 @@ def difference(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
+@pytest.mark.parametrize("by_kinds", [True, False])
 @pytest.mark.parametrize(
     ("hidden", "layers", "basis"), [(64, 3, 8), (64, 1, 3), (37, 2, 4), (3, 2, 12), (200, 2, 5), (16, 2, 20)]
 )
-def test_same_as_operations(hidden: int, layers: int, basis: int) -> None:
+def test_same_as_operations(
+    hidden: int, layers: int, basis: int, by_kinds: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Widths with and without a remainder, fewer and more features than a block, fewer and more functions."""
+    monkeypatch.setattr(_painn_fast._MessageWeights, "prefers_kinds", lambda *arguments: by_kinds)
     config = PaiNNConfig(cutoff=CUTOFF, hidden=hidden, layers=layers, radial_basis=basis)
     graph = AtomGraph.batch(structures())
     for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 2e-5)):
@@ -125,11 +129,6 @@ def test_without_kernels_there_is_another_way(choose: pytest.MonkeyPatch, caplog
     assert kernels.instruction_set() is None
     assert "cannot be loaded" in caplog.text
     assert build_backbone(PaiNNConfig()).kernels(torch.float64) is None
-
-
-def test_sources_are_installed_beside_the_libraries() -> None:
-    folder = Path(kernels.__file__).parent
-    assert {path.suffix for path in folder.iterdir()} >= {".cpp", ".h", ".so"}
 
 
 def test_topology() -> None:
