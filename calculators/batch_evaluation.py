@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -82,6 +83,7 @@ class BatchEvaluator:
     def __init__(self, predictor: Predictor) -> None:
         self.predictor = predictor
         self.neighbours = VerletBatch(predictor.device)
+        self._most_edges: float = math.inf  # in memory; known after it did not suffice
 
     def arrange(self, members: Sequence[Member]) -> None:
         """The structures from now on, in order; at least one."""
@@ -141,13 +143,17 @@ class BatchEvaluator:
         return found
 
     def _answers(self, graph: AtomGraph, first: int, reasons: dict[int, str]) -> list[Results]:
-        """All at once; if that fails, by halves, until the structures that fail stand alone."""
-        try:
-            return self.predictor(graph)
-        except ValueError as error:
-            if graph.n_structures == 1:
-                reasons[first] = str(error).removeprefix("structure 0 of the batch: ")
-                return []
+        """All at once; by halves if that fails, until the structures that fail stand alone, or lacks memory."""
+        alone = graph.n_structures == 1
+        if alone or graph.n_edges <= self._most_edges:
+            try:
+                return list(self.predictor.many([graph]))
+            except (ValueError, MemoryError) as error:
+                if alone:
+                    reasons[first] = str(error).removeprefix("structure 0 of the batch: ")
+                    return []
+                if isinstance(error, MemoryError):
+                    self._most_edges = graph.n_edges // 2
         middle = graph.n_structures // 2
         left = self._answers(_part(graph, 0, middle), first, reasons)
         return left + self._answers(_part(graph, middle, graph.n_structures), first + middle, reasons)

@@ -51,6 +51,7 @@ class InFlight(ABC, Generic[J, R]):
         self.jobs: list[J] = []
         self.on_turn: Callable[[int], None] | None = None  # called with the number of structures just evaluated
         self._held: J | None = None
+        self._changed = False
 
     @abstractmethod
     def begin(self, index: int, start: Atoms) -> J:
@@ -102,18 +103,20 @@ class InFlight(ABC, Generic[J, R]):
 
     def _admit(self, waiting: Iterator[tuple[int, Atoms]]) -> Iterator[tuple[int, R]]:
         joined: list[J] = []
+        atoms, edges = sum(job.n_atoms for job in self.jobs), sum(job.edges for job in self.jobs)
         for entry in self._begun(waiting):
             if not isinstance(entry, Job):
                 yield entry
-            elif self._fits([*self.jobs, *joined], entry):
-                joined.append(entry)
-            else:
+                continue
+            atoms, edges, structures = atoms + entry.n_atoms, edges + entry.edges, len(self.jobs) + len(joined) + 1
+            if structures > 1 and not self.budget.fits(structures, atoms, edges):  # a large one flies alone
                 self._held = entry
                 break
+            joined.append(entry)
         if joined:
             self.jobs += joined
             self.join(joined)
-            self.evaluator.arrange([job.member for job in self.jobs])
+            self._changed = True
 
     def _begun(self, waiting: Iterator[tuple[int, Atoms]]) -> Iterator[J | tuple[int, R]]:
         if self._held is not None:
@@ -125,12 +128,10 @@ class InFlight(ABC, Generic[J, R]):
             except ValueError as error:
                 yield index, self.failed(index, start, str(error))
 
-    def _fits(self, jobs: Sequence[J], job: J) -> bool:
-        """One that exceeds the budget by itself flies alone."""
-        atoms, edges = job.n_atoms + sum(j.n_atoms for j in jobs), job.edges + sum(j.edges for j in jobs)
-        return not jobs or self.budget.fits(len(jobs) + 1, atoms, edges)
-
     def _turn(self) -> Iterator[tuple[int, R]]:
+        if self._changed:
+            self.evaluator.arrange([job.member for job in self.jobs])
+            self._changed = False
         try:
             evaluation = self.evaluator(*self.place())
         except BatchError as error:  # what is left is evaluated in the next turn
@@ -153,8 +154,6 @@ class InFlight(ABC, Generic[J, R]):
         for i in done:
             self.close(self.jobs[i])
         kept = [i for i in range(len(self.jobs)) if i not in done]
-        self.jobs = [self.jobs[i] for i in kept]
-        if kept:
-            self.evaluator.arrange([job.member for job in self.jobs])
+        self.jobs, self._changed = [self.jobs[i] for i in kept], True
         self.keep(kept)
         yield from leaving

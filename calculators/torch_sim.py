@@ -21,7 +21,7 @@ from torch import Tensor
 
 from gfmpot.calculators.batch_evaluation import BatchEvaluator, Evaluation, Member
 from gfmpot.graph import UNSPECIFIED_SPIN, BatchBudget, BatchError, InvalidStructureError, VerletList, build_graph
-from gfmpot.inference import Predictor
+from gfmpot.inference import Predictor, build_predictor
 from gfmpot.models import Potential
 
 try:
@@ -47,8 +47,8 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc]
         charge: total charge of systems in states without one.
         spin: multiplicity 2S+1 of systems in states without one; None is unspecified.
         skin: Å, of the neighbour lists.
-        options: those of :class:`gfmpot.inference.Predictor`: ``head``, ``weights``, ``precision`` (of the network),
-            ``device``, ...
+        options: those of :func:`gfmpot.inference.build_predictor`: ``precision`` (of the network), ``head``,
+            ``weights``, ``device``, ...
 
     Raises:
         ValueError: another dtype, or options that the predictor refuses.
@@ -67,7 +67,7 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc]
         super().__init__()
         if dtype not in _DTYPES:
             raise ValueError(f"dtype must be torch.float64 or torch.float32, got {dtype}")
-        predictor = Predictor(model, **options)
+        predictor = build_predictor(model, **options)
         self._evaluator, self._skin = BatchEvaluator(predictor), skin
         self._charge, self._spin = charge, UNSPECIFIED_SPIN if spin is None else spin
         self._device, self._dtype = predictor.device, dtype

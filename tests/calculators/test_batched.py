@@ -233,6 +233,27 @@ def test_a_structure_that_fails_on_the_way_leaves_the_others_alone(tmp_path: Pat
         assert found[i].energies == pytest.approx(one.energies, abs=1e-9)
 
 
+def test_batches_that_do_not_fit_into_memory(calculator: GFMCalculator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are divided; one structure that does not fit fails, and the others go on."""
+    structures = [shaken(bulk("MgO", "rocksalt", 4.3, cubic=True) * size, 1) for size in ((1, 1, 1), (2, 2, 1))]
+    small = [shaken(structures[0], seed) for seed in range(4)]
+    want = relax_many(small, calculator, steps=4)
+    forward, sizes = Potential.forward, []
+
+    def call(self: Potential, graph: AtomGraph, **options: Any) -> Any:
+        sizes.append(graph.n_edges)
+        if graph.n_edges > 1000:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, graph, **options)
+
+    monkeypatch.setattr(Potential, "forward", call)
+    found = relax_many([*small, structures[1]], calculator, steps=4)
+    for one, other in zip(found, want, strict=False):
+        assert one.energies == pytest.approx(other.energies, abs=1e-9)
+    assert "do not fit into the memory of cpu" in (found[4].error or "")
+    assert sum(size > 1000 for size in sizes) < 6  # what does not fit is not tried at every step
+
+
 def test_structures_are_read_as_there_is_room(calculator: GFMCalculator) -> None:
     taken: list[Atoms] = []
 
