@@ -104,6 +104,7 @@ def relax_as_done(
         raise ValueError(f"no optimizer {optimizer!r} for batches{hint}; relax() has ASE's others")
     if not fmax > 0 or steps < 0:
         raise ValueError(f"fmax must be positive and steps not negative, got {fmax} eV/Å and {steps}")
+    check_lengths(structures, names=names, cell=None if isinstance(cell, bool) else cell)
     file = (lambda _: None) if trajectories is None else files(trajectories, names, ".traj")
     cells = (lambda _: bool(cell)) if isinstance(cell, bool) else (lambda index: bool(cell[index]))
     settings = RelaxSettings(fmax, steps, optimizer, cells, file)
@@ -148,6 +149,7 @@ def dynamics_many(
         raise ValueError(
             f"batches run {' and '.join(INTEGRATORS)}, got {config.ensemble}; use run_md for each structure"
         )
+    check_lengths(structures, names=names)
     trajectory, log = files(folder, names, ".traj"), files(folder, names, ".csv")
     simulations = Simulations(
         calculator, config, lambda i: (trajectory(i), log(i)), resume, within(budget, open_files=True)
@@ -156,6 +158,13 @@ def dynamics_many(
     with progress_bar(steps, progress) as bar:
         simulations.on_turn = bar.advance
         return in_order(simulations.run(structures), bar, lambda one: one.error is None, counted=0)
+
+
+def check_lengths(structures: Iterable[Atoms], **given: Sequence[object] | None) -> None:
+    """Refuse lists that are not as long as that of the structures, if that has a length."""
+    for name, values in given.items():
+        if values is not None and isinstance(structures, Sized) and len(values) != len(structures):
+            raise ValueError(f"{name}: expected one for each of the {len(structures)} structures, got {len(values)}")
 
 
 def within(budget: BatchBudget | None, *, open_files: bool) -> BatchBudget:

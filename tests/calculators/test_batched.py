@@ -284,6 +284,8 @@ def test_files_are_closed_when_nobody_asks_for_more(calculator: GFMCalculator, t
         ({"optimizer": "BFGS"}, "no optimizer 'BFGS' for batches"),
         ({"fmax": 0.0}, "fmax must be positive"),
         ({"steps": -1}, "steps not negative"),
+        ({"names": ["a"]}, "names: expected one for each of the 2 structures, got 1"),
+        ({"cell": [True] * 3}, "cell: expected one for each of the 2 structures, got 3"),
         ({"trajectories": "x", "names": ["a", "a"]}, "names of files must differ, got 'a' twice"),
     ],
 )
@@ -444,6 +446,8 @@ def test_another_potential_does_not_go_on(calculator: GFMCalculator, tmp_path: P
 def test_ensembles_that_batches_do_not_have(calculator: GFMCalculator, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="batches run nve and nvt-langevin, got npt; use run_md"):
         dynamics_many([bulk("Cu")], calculator, MDConfig(ensemble="npt"), tmp_path)
+    with pytest.raises(ValueError, match="names: expected one for each of the 1 structures, got 0"):
+        dynamics_many([bulk("Cu")], calculator, MDConfig(), tmp_path, names=[])
 
 
 def test_the_bar_is_for_terminals(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
