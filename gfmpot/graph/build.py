@@ -128,8 +128,8 @@ def _whole(value: Any, name: str) -> int:
 
 def _atomic_numbers(numbers: ArrayLike) -> NDArray[np.int64]:
     given = np.asarray(numbers)
-    z = given.astype(np.int64)
-    if (z != given).any():
+    z = given.astype(np.int64, copy=False)
+    if z is not given and (z != given).any():
         raise InvalidStructureError(f"atomic numbers must be whole, got {given[z != given][0]}")
     return z
 
@@ -141,15 +141,16 @@ def _check_atoms(z: NDArray[np.int64], xyz: FloatArray, box: FloatArray) -> None
         raise InvalidStructureError(
             f"expected positions ({len(z)}, 3) for {len(z)} atoms and cell (3, 3), got {xyz.shape} and {box.shape}"
         )
-    unknown = np.flatnonzero((z < 1) | (z > MAX_ATOMIC_NUMBER))
-    if len(unknown):
-        i = unknown[0]
+    unknown = (z < 1) | (z > MAX_ATOMIC_NUMBER)
+    if unknown.any():
+        i = unknown.argmax()
         raise InvalidStructureError(
             f"atom {i} has atomic number {z[i]}, which is no element (1 to {MAX_ATOMIC_NUMBER})"
         )
-    bad = np.flatnonzero(~np.isfinite(xyz).all(axis=1))
-    if len(bad):
-        raise InvalidStructureError(f"atom {bad[0]} has a position that is not finite: {xyz[bad[0]].tolist()}")
+    finite = np.isfinite(xyz)
+    if not finite.all():
+        bad = finite.all(axis=1).argmin()
+        raise InvalidStructureError(f"atom {bad} has a position that is not finite: {xyz[bad].tolist()}")
     if not np.isfinite(box).all():
         raise InvalidStructureError(f"the cell is not finite: {box.tolist()}")
 

@@ -232,7 +232,7 @@ def test_a_stopped_run_goes_on(screen, files: list[Atoms], tmp_path: Path, predi
     assert outcome.stopped
     assert 0 < outcome.done < outcome.blocks
     assert "blocks are not done, the first is" in check(tmp_path / "out")[0]
-    with pytest.raises(ValueError, match="blocks in .* are not done: the same command goes on"):
+    with pytest.raises(ValueError, match=r"blocks in .* are not done: the same command goes on"):
         first.close()
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/results.parquet").iterdir()}
     assert screen("a.extxyz", block=7)[1].complete

@@ -57,9 +57,10 @@ class ExtXyz(AtomsSource):
                 lines = islice(file, _number_of_atoms(head, f"{path}: frame {index}") + 1)
                 text = b"".join([head, *lines])
                 if index >= start:
-                    yield self._parsed(text.decode(errors="replace"), path, index)
+                    yield self.parsed(text.decode(errors="replace"), path, index)
 
-    def _parsed(self, text: str, path: Path, index: int) -> Frame | Rejected:
+    def parsed(self, text: str, path: Path, index: int) -> Frame | Rejected:
+        """The frame in a text."""
         from ase.io.extxyz import read_xyz
 
         if cut := _cut(text):

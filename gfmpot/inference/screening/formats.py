@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
 
 from gfmpot.data.formats.adios import AdiosSplit, AdiosStore
 from gfmpot.data.frame import Frame, Rejected
@@ -28,6 +27,7 @@ from gfmpot.data.sources.ase_db import AseDb
 from gfmpot.data.sources.aselmdb import AnyAseLmdb
 from gfmpot.data.sources.extxyz import ExtXyz
 from gfmpot.graph.build import charge_and_spin
+from gfmpot.inference.screening.plain_extxyz import NO_FORCES, plain_frame
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -79,7 +79,7 @@ class Defaults:
             numbers=atoms.numbers.astype(np.int64),
             positions=atoms.positions,
             energy=np.nan,
-            forces=_NO_FORCES,
+            forces=NO_FORCES,
             group="",
             cell=atoms.cell.array,
             pbc=atoms.pbc,
@@ -121,6 +121,11 @@ class _Bare:
 @dataclass(frozen=True)
 class BareExtXyz(_Bare, ExtXyz):
     """Extended XYZ."""
+
+    def parsed(self, text: str, path: Path, index: int) -> Frame | Rejected:
+        """The structure in the text of one frame."""
+        plain = plain_frame(text, self.defaults.charge, self.defaults.spin)
+        return super().parsed(text, path, index) if plain is None else plain
 
 
 @dataclass(frozen=True)
@@ -222,9 +227,6 @@ _FORMATS: dict[str, Callable[[Defaults], Format]] = {
     WHOLE: _WholeFiles,
 }
 
-_NO_FORCES: NDArray[np.float64] = np.zeros((0, 3))
-"""Labels are not looked at."""
-
 
 def _unpacked(frames: FrameSet, i: int) -> Frame:
     atoms = slice(frames.offsets[i], frames.offsets[i + 1])
@@ -232,7 +234,7 @@ def _unpacked(frames: FrameSet, i: int) -> Frame:
         numbers=frames.numbers[atoms],
         positions=frames.positions[atoms],
         energy=np.nan,
-        forces=_NO_FORCES,
+        forces=NO_FORCES,
         group="",
         cell=frames.cell[i],
         pbc=frames.pbc[i],
