@@ -187,7 +187,8 @@ def _finish(screening: Screening, outcome: Outcome) -> None:
         if outcome.stopped:
             note(f"stopped: {outcome.done} of {outcome.blocks} blocks are done; the same command goes on", "yellow")
             raise typer.Exit(INCOMPLETE)
-        note(f"{outcome.blocks - outcome.done} blocks are still being done by other processes")
+        if screening.launch.world == 1:
+            note(f"other processes are at work on the rest: {outcome.done} of {outcome.blocks} blocks are done")
         return
     closed = screening.close()
     if closed is None:  # another process has done it

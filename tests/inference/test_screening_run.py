@@ -94,10 +94,18 @@ def test_values_are_the_predictors(screen, predictor: Predictor, tmp_path: Path,
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_each_structure_once(screen, files: list[Atoms], tmp_path: Path, candidates: list[Atoms], workers: int) -> None:
+def test_each_structure_once(
+    predictor, files: list[Atoms], tmp_path: Path, candidates: list[Atoms], workers: int
+) -> None:
     write(tmp_path / "b.extxyz", candidates)
-    _, outcome = screen("a.extxyz", "b.extxyz", block=7, workers=workers)
-    assert outcome.complete
+    paths, came = [tmp_path / "a.extxyz", tmp_path / "b.extxyz"], [0]
+
+    def count(structures: int, atoms: int) -> None:
+        came[0] += structures
+
+    screening = Screening(paths, tmp_path / "out", predictor, Settings(block=7))
+    assert screening.work(workers=workers, progress=count).complete
+    assert came == [len(files) + 7], "nothing is done twice"
     assert check(tmp_path / "out") == []
     found, left = table(tmp_path / "out"), refused(tmp_path / "out")
     keys = sorted([*zip(found["file"], found["index"], strict=True), *((line["file"], line["index"]) for line in left)])

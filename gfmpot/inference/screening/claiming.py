@@ -32,6 +32,7 @@ class Claims:
         self._blocks, self._folder, self._locks = blocks, folder, locks
         self._first = rank * len(blocks) // world
         self._done, self._listed = folder.done(), monotonic()
+        self._mine: set[int] = set()
         self.released = 0
         """Blocks that this process has done."""
 
@@ -46,11 +47,12 @@ class Claims:
 
     def _free(self) -> Iterator[Block]:
         for number in chain(range(self._first, len(self._blocks)), range(self._first)):
-            if number in self._listing() or not self._locks.take(number):
+            if number in self._listing() or number in self._mine or not self._locks.take(number):
                 continue
             if self._folder.table(number).exists():
                 self._locks.release(number)
             else:
+                self._mine.add(number)
                 yield self._blocks[number]
 
     def release(self, block: int) -> None:

@@ -1,7 +1,7 @@
 """Processes that read files and find neighbours while this one evaluates.
 
-Processes, not threads: threads would take Python's lock from the evaluation for most of what they do.
-``docs/screening.md`` has what was measured.
+Processes, not threads: what they do holds Python's lock for most of its time, and the evaluation would wait for it
+(``benchmarks/screening.py`` measures both).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import signal
 import threading
 import traceback
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from multiprocessing import get_context, parent_process
 from types import TracebackType
@@ -65,10 +65,12 @@ class Readers:
         for process in self._processes:
             process.join()
 
-    def pieces(self, blocks: Iterable[Block]) -> Iterator[Piece]:
+    def pieces(self, blocks: Iterable[Block], stopping: Callable[[], bool] = lambda: False) -> Iterator[Piece]:
         """Pieces of all blocks: those of one block in order, those of different blocks as they come.
 
-        A block is taken from ``blocks`` when a process can begin with it.
+        Args:
+            blocks: one is taken when a process can begin with it.
+            stopping: whether to give up, if nothing comes for a while.
 
         Raises:
             ValueError, OSError: a file that changed or is gone.
@@ -83,7 +85,9 @@ class Readers:
             given[block.number] = block
             self._tasks.put(block)
         while given:
-            piece = self._next(given)
+            piece = self._next(stopping)
+            if piece is None:
+                return
             yield piece
             if piece.is_last:  # after it was written: another process sees that the block is done
                 del given[piece.block]
@@ -91,12 +95,14 @@ class Readers:
                     given[block.number] = block
                     self._tasks.put(block)
 
-    def _next(self, given: dict[int, Block]) -> Piece:
+    def _next(self, stopping: Callable[[], bool]) -> Piece | None:
         while True:
             try:
                 found = self._pieces.get(timeout=ALIVE)
             except queue.Empty:
                 self._check()
+                if stopping():
+                    return None
                 continue
             if isinstance(found, Exception):
                 raise found

@@ -183,12 +183,12 @@ class Screening:
     ) -> bool:
         """Whether it was stopped before the end."""
         begun: dict[int, Assembly] = {}
-        evaluation, regions, pieces = self._evaluation(), Regions(), readers.pieces(claims)
+        evaluation, regions, pieces = self._evaluation(), Regions(), readers.pieces(claims, stopping)
         while not stopping():
             with regions("wait"):
                 piece = next(pieces, None)
             if piece is None:
-                return False
+                return stopping()
             if not begun and not claims.released:
                 regions.reset()  # until here, processes were started
             if piece.block not in begun:
