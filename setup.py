@@ -9,7 +9,7 @@ import sys
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-SOURCES = ["gfmpot/kernels/edges.cpp", "gfmpot/kernels/messages.cpp", "gfmpot/kernels/updates.cpp"]
+SOURCES = ["gfmpot/kernels/edges.cpp", "gfmpot/kernels/messages.cpp", "gfmpot/kernels/products.cpp", "gfmpot/kernels/updates.cpp"]
 HEADERS = ["gfmpot/kernels/vectors.h"]
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
 

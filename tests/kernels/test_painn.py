@@ -100,7 +100,7 @@ def test_no_edges() -> None:
 @pytest.fixture
 def choose(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     """Lets a test pretend to have another processor."""
-    caches = (kernels._library, kernels._function)
+    caches = (kernels._library, kernels._function, kernels._panel_width)
     for cache in caches:
         cache.cache_clear()
     yield monkeypatch
@@ -108,12 +108,18 @@ def choose(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
         cache.cache_clear()
 
 
-@pytest.mark.parametrize("name", LIBRARIES)
-def test_every_instruction_set(name: str, choose: pytest.MonkeyPatch) -> None:
+def pretend(name: str, choose: pytest.MonkeyPatch) -> None:
     able = list(LIBRARIES.values()).index(torch.backends.cpu.get_cpu_capability())
     if list(LIBRARIES).index(name) > able:
         pytest.skip("this processor cannot run it")
     choose.setattr(torch.backends.cpu, "get_cpu_capability", lambda: LIBRARIES[name])
+
+
+@pytest.mark.parametrize("name", LIBRARIES)
+@pytest.mark.parametrize("pay", [True, False])
+def test_every_instruction_set(name: str, pay: bool, choose: pytest.MonkeyPatch) -> None:
+    pretend(name, choose)
+    choose.setattr(kernels, "products_pay", lambda: pay)
     assert kernels.instruction_set() == name.lstrip("_")
     config, graph = PaiNNConfig(cutoff=CUTOFF, hidden=40, layers=2), AtomGraph.batch(structures())
     found, expected = (outcome(config, graph, torch.float64, fast=fast) for fast in (True, False))
@@ -129,6 +135,22 @@ def test_without_kernels_there_is_another_way(choose: pytest.MonkeyPatch, caplog
     assert kernels.instruction_set() is None
     assert "cannot be loaded" in caplog.text
     assert build_backbone(PaiNNConfig()).kernels(torch.float64) is None
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (7, 5, 3), (64, 200, 130), (8, 128, 24), (201, 300, 25)])
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("name", LIBRARIES)
+def test_products(name: str, shape: tuple[int, int, int], biased: bool, choose: pytest.MonkeyPatch) -> None:
+    """Rows, columns and depth with and without a remainder."""
+    pretend(name, choose)
+    rows, k, n = shape
+    generator = torch.Generator().manual_seed(0)
+    x, weight, bias = (
+        torch.randn(size, dtype=torch.float64, generator=generator) for size in ((2, rows, k), (n, k), (n,))
+    )
+    expected = torch.nn.functional.linear(x, weight, bias if biased else None)
+    found = kernels.PackedWeights(weight, bias if biased else None)(x)
+    torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
 
 
 def test_topology() -> None:

@@ -17,15 +17,16 @@ F is rounded up to whole cache lines, with weights that are zero: loads across t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from gfmpot import kernels
-from gfmpot.graph import AtomGraph
+from gfmpot.graph import AtomGraph, BatchBudget
 
 if TYPE_CHECKING:
     from gfmpot.models.backbones.painn import Message, PaiNN, Update
@@ -33,6 +34,9 @@ if TYPE_CHECKING:
 
 CACHE_LINE = 16
 """Numbers in float32; features are a multiple of it."""
+
+PART_BYTES = 4 * 2**20
+"""Of the largest tensor, (N, 3, 2 F). Larger ones come from fresh pages each time, and leave the caches in between."""
 
 
 class FastPaiNN:
@@ -51,8 +55,20 @@ class FastPaiNN:
 
     def __call__(self, initial: Tensor, vectors: Tensor, graph: AtomGraph) -> Tensor:
         """(N, F) features; arguments as for ``Backbone.forward``, with ``vectors`` in float64."""
-        features: Tensor = _Features.apply(vectors, _widened(initial.detach()), graph, self)  # type: ignore[no-untyped-call]
-        return features[:, : self.features]
+        parts = self._parts(graph, initial.element_size())
+        atoms, edges = [part.n_atoms for part in parts], [part.n_edges for part in parts]
+        inputs = zip(torch.split(vectors, edges), torch.split(_widened(initial.detach()), atoms), parts, strict=True)
+        features: list[Tensor] = [_Features.apply(*given, self) for given in inputs]  # type: ignore[no-untyped-call]
+        return (torch.cat(features) if len(features) > 1 else features[0])[:, : self.features]
+
+    def _parts(self, graph: AtomGraph, bytes_per_number: int) -> list[AtomGraph]:
+        """The graph, or runs of structures whose largest tensors keep to :data:`PART_BYTES`."""
+        budget = BatchBudget(max_atoms=max(1, PART_BYTES // (6 * self.features * bytes_per_number)), max_edges=10**9)
+        if graph.n_structures == 1 or graph.n_atoms <= budget.max_atoms:
+            return [graph]
+        sizes = [_Size(i, atoms) for i, atoms in enumerate(graph.atoms_per_structure.tolist())]
+        runs = budget.pack(sizes)
+        return [graph.part(run[0].structure, run[-1].structure + 1) for run in runs]
 
     def forward(self, initial: Tensor, vectors: Tensor, graph: AtomGraph) -> tuple[Tensor, _Saved]:
         """(N, F) features, and what :meth:`backward` needs."""
@@ -102,6 +118,14 @@ class _Features(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         return ctx.fast.backward(gradient, ctx.vectors, ctx.saved), None, None, None
+
+
+class _Size(NamedTuple):
+    """Of a structure in a batch, to be packed."""
+
+    structure: int
+    n_atoms: int
+    n_edges: int = 0
 
 
 @dataclass(frozen=True)
@@ -169,14 +193,14 @@ class _Dense:
         blocks = layer.weight.detach().reshape(outer, features, inner, features)
         weight = _widened(_widened(blocks, 1), 3).flatten(2).flatten(0, 1).to(dense)
         bias = None if layer.bias is None else _widened(layer.bias.detach().reshape(outer, features))
-        self.bias = None if bias is None else bias.flatten().to(dense)
-        self.weight, self.transposed = _packed(weight), _packed(weight.T)
+        self._forward = _product(weight, None if bias is None else bias.flatten().to(dense))
+        self._backward = _product(weight.T, None)
 
     def __call__(self, x: Tensor) -> Tensor:
-        return _linear(x.to(self.dtype), self.weight, self.bias).to(x.dtype)
+        return self._forward(x.to(self.dtype)).to(x.dtype)
 
     def backward(self, g: Tensor) -> Tensor:
-        return _linear(g.to(self.dtype), self.transposed, None).to(g.dtype)
+        return self._backward(g.to(self.dtype)).to(g.dtype)
 
 
 def _widened(x: Tensor, dim: int = -1) -> Tensor:
@@ -186,19 +210,16 @@ def _widened(x: Tensor, dim: int = -1) -> Tensor:
     return torch.cat([x, x.new_zeros(zeros)], dim=dim).contiguous() if zeros[dim] else x.contiguous()
 
 
-def _packed(weight: Tensor) -> Tensor:
-    """As oneDNN wants it, whose products are at least as fast as others and twice as fast on some processors."""
-    if weight.dtype == torch.float64 or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
-        return weight.contiguous()
-    packed: Tensor = torch.ops.mkldnn._reorder_linear_weight.default(weight.contiguous())
-    return packed
-
-
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    if not weight.is_mkldnn:
-        return F.linear(x, weight, bias)
-    product: Tensor = torch.ops.mkldnn._linear_pointwise.default(x, weight, bias, "none", [], "")
-    return product
+def _product(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """``x @ weight.T + bias`` in the fastest way: by oneDNN, whose weights come in a layout of its own, in float32 and
+    bfloat16; in float64 by a kernel where MKL leaves half of the processor idle."""
+    if weight.dtype == torch.float64:
+        packed = kernels.PackedWeights(weight, bias) if kernels.products_pay() else None
+        return packed or (lambda x: F.linear(x, weight, bias))
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return lambda x: F.linear(x, weight, bias)
+    reordered = torch.ops.mkldnn._reorder_linear_weight.default(weight.contiguous())
+    return lambda x: torch.ops.mkldnn._linear_pointwise.default(x, reordered, bias, "none", [], "")
 
 
 class _MLP:
