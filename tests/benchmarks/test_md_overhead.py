@@ -25,7 +25,7 @@ def overhead() -> Iterator[ModuleType]:
 
 
 def test_network_is_within_calculator_within_step(overhead: ModuleType) -> None:
-    given = argparse.Namespace(crystal="Si", atoms=64, precision="fp32", warm_up=1, steps=4, block=2)
+    given = argparse.Namespace(crystal="Si", atoms=64, precision="fp32", warm_up=1, steps=4, block=2, clock="cpu")
     measured = overhead.run(given)
     step, inside, network = (np.array(measured[name]) for name in ("step", "calculator", "network"))
     assert len(step) == 4
