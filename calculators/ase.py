@@ -265,9 +265,10 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
                 return
 
     def _in_precision(self, precision: str) -> GFMCalculator:
-        """Another calculator with the same settings."""
+        """Another calculator with the same settings, which stays with its first path."""
         own = {key: self.parameters[key] for key in ("charge", "spin", "skin")}
-        return GFMCalculator(self._model, precision=precision, **own, **_options(self.parameters))
+        how = {**_options(self.parameters), "compile": self.parameters["compile"] is True}
+        return GFMCalculator(self._model, precision=precision, **own, **how)
 
     def _graph(self, atoms: Atoms, search: VerletList | None = None) -> AtomGraph:
         p = self.parameters

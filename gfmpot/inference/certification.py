@@ -71,13 +71,15 @@ def certify(
         dynamics: what measures the drift of the energy; None leaves it out.
         on_failure: called with the name of a structure that the model cannot answer for, and the error, instead of
             raising it.
-        options: those of :class:`Predictor`, e.g. ``head``.
+        options: those of :class:`Predictor`, e.g. ``head``. ``compile="auto"`` stands for what is taken at once: a
+            certificate is of one path.
 
     Raises:
         ValueError: no structures, unknown precision, or a structure that the model cannot answer for in one of them;
             the message names it.
     """
     _check(structures, precisions)
+    options["compile"] = options.get("compile") is True
     exact = _Bench(Predictor(model, precision="fp64", **{**options, **PLAIN}), charge, spin)
     found: list[Measurement] = []
     failed: set[str] = set()

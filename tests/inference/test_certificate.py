@@ -16,12 +16,12 @@ from torch import Tensor
 
 from gfmpot import GFMCalculator
 from gfmpot.graph import AtomGraph, edge_vectors, sum_per_structure
-from gfmpot.inference import Predictor
+from gfmpot.inference import Predictor, paths
 from gfmpot.inference.certificate import Certificate, Measurement
 from gfmpot.inference.certificate_text import PATHS, QUANTITIES, worst
 from gfmpot.inference.certification import certify
 from gfmpot.models import HeadConfig, Potential, PotentialConfig, Prediction
-from gfmpot.models.backbones.painn import PaiNNConfig
+from gfmpot.models.backbones.painn import PaiNN, PaiNNConfig
 from gfmpot.testing import random_potential
 
 SIZE = 0.03
@@ -315,6 +315,15 @@ def test_the_way_of_evaluation_is_told() -> None:
         assert found.path == Predictor(potential(), precision="fp64", device="cpu", **options).path
         assert f" by {PATHS[found.path]}, with PyTorch" in certificate.markdown()
     assert found.path == "plain"
+
+
+def test_no_certificate_changes_its_path_on_the_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``compile="auto"`` compiles what has no kernels after a number of evaluations."""
+    monkeypatch.setattr(paths, "COMPILE_AT", 2)
+    monkeypatch.setattr(paths.Paths, "_try", lambda *_: pytest.fail("compiled on the way"))
+    certify(potential(), [("a", Atoms("Cu"))], precisions=["fp64"], device="cpu", kernels=False, compile="auto")
+    monkeypatch.setattr(PaiNN, "kernels", lambda *_: None)
+    GFMCalculator(potential(), device="cpu", compile="auto").certify(salt(), md_steps=5)
 
 
 def test_mistakes() -> None:
