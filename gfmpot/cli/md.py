@@ -80,7 +80,7 @@ def md(
         atoms.calc = options.build_calculator(model, head, precision, device, charge, spin, tolerance)
         summary = _simulate(atoms, config, trajectory, log, resume)
         options.tell_choice(atoms.calc)
-        _print(summary, trajectory, log)
+        _print(summary, trajectory, log, atoms.calc.path)
 
 
 def _simulate(atoms: Atoms, config: MDConfig, trajectory: Path, log: Path, resume: bool) -> MDSummary:
@@ -132,13 +132,14 @@ class _Steps:
         return f"{rate:.1f} steps/s, {rate * self.timestep * 1e-6 * 86400:.3g} ns/day"
 
 
-def _print(summary: MDSummary, trajectory: Path, log: Path) -> None:
+def _print(summary: MDSummary, trajectory: Path, log: Path, path: str) -> None:
     drift = None if summary.drift is None else f"{summary.drift:+.3g} meV/atom/ps"
     facts(
         {
             "structure": f"{summary.atoms.get_chemical_formula()}, {len(summary.atoms)} atoms",
             "steps": f"{summary.steps} ({summary.steps_run} now, {summary.wall_time:.1f} s)",
             "speed": f"{summary.ns_per_day:.3g} ns/day" if summary.steps_run else None,
+            "evaluated by": path,
             "temperature": f"{summary.temperature_mean:.1f} ± {summary.temperature_std:.1f} K",
             "energy drift": drift or "no conserved quantity",
             "largest force": f"{summary.max_force:.3f} eV/Å",
