@@ -263,6 +263,8 @@ def test_folders_are_searched(tmp_path: Path, candidates: list[Atoms]) -> None:
     for name in ("b.cif", "a.extxyz", "deep/POSCAR", "deep/er/c.db", ".hidden.cif", "deep/notes.txt", "README"):
         (tmp_path / name).write_text("x")
     write_store(tmp_path / "s.bp", candidates)
+    (tmp_path / "deep/out/results.parquet").mkdir(parents=True)
+    (tmp_path / "deep/out/top.extxyz").write_text("of an earlier screening")
     files, others = find([tmp_path, tmp_path / "a.extxyz"])
     found = {str(path.relative_to(tmp_path)): kind for path, kind in files}
     assert found == {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -374,6 +375,21 @@ def test_a_damaged_plan(screen, tmp_path: Path, candidates: list[Atoms]) -> None
     (tmp_path / "out/run.json").write_text("{")
     with pytest.raises(ValueError, match=r"run\.json is damaged"):
         screen("a.extxyz")
+
+
+def test_what_a_killed_process_was_writing_is_removed(screen, tmp_path: Path, candidates: list[Atoms]) -> None:
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    write(tmp_path / "a.extxyz", candidates)
+    screen("a.extxyz")
+    results = tmp_path / "out/results.parquet"
+    names = {number: f".block-0000000.parquet.{socket.gethostname()}-{number}.partial" for number in (process.pid, 1)}
+    other = ".block-0000000.parquet.elsewhere-1.partial"
+    for name in (*names.values(), other):
+        (results / name).write_text("half")
+    assert len(table(tmp_path / "out")) == 7, "readers pass over it"
+    screen("a.extxyz")
+    assert sorted(path.name for path in results.iterdir()) == sorted([names[1], other, "block-0000000.parquet"])
 
 
 # --- several processes

@@ -8,8 +8,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from gfmpot.inference.screening.inputs import RESULTS
 from gfmpot.inference.screening.locks import Locks
-from gfmpot.inference.screening.tables import whole
+from gfmpot.inference.screening.tables import remove_abandoned, whole
 
 
 class Folder:
@@ -28,7 +29,7 @@ class Folder:
 
     def __init__(self, path: str | Path) -> None:
         self.path = path = Path(path)
-        self.results, self.quarantine, self.relaxed = path / "results.parquet", path / "quarantine", path / "relaxed"
+        self.results, self.quarantine, self.relaxed = path / RESULTS, path / "quarantine", path / "relaxed"
         self.run, self.locks = path / "run.json", path / "locks"
 
     def table(self, block: int) -> Path:
@@ -66,6 +67,8 @@ class Folder:
             shutil.rmtree(self.path)
         for path in (self.results, self.quarantine):
             path.mkdir(parents=True, exist_ok=True)
+        for path in (self.path, self.results, self.quarantine, self.relaxed):
+            remove_abandoned(path)
 
     def _is_new(self) -> bool:
         own = {self.results, self.quarantine, self.locks}

@@ -17,6 +17,9 @@ from gfmpot.data.formats.manifest import NAME as MANIFEST
 from gfmpot.data.frame import Frame, Rejected
 from gfmpot.inference.screening.formats import KINDS, WHOLE, BareExtXyz, Defaults, format_of
 
+RESULTS = "results.parquet"
+"""A folder that has one is the output of a screening."""
+
 UNREADABLE = (ValueError, OSError)
 """What readers raise on files that are not what their names say."""
 
@@ -180,8 +183,11 @@ def _state(path: Path, kind: str) -> tuple[int, int]:
 
 
 def _files(folder: Path, others: Counter[str]) -> Iterator[Path]:
-    """What can be screened in a folder; stores are not looked into."""
+    """What can be screened in a folder; neither stores nor results of screenings are looked into."""
     for place, folders, names in os.walk(folder):
+        if RESULTS in folders:
+            folders.clear()
+            continue
         stores = [name for name in folders if name.endswith(".bp")]
         folders[:] = sorted(name for name in folders if name not in stores and not name.startswith("."))
         for path in (Path(place, name) for name in sorted([*names, *stores]) if not name.startswith(".")):

@@ -144,6 +144,24 @@ def whole(path: Path) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def remove_abandoned(folder: Path) -> None:
+    """Remove what :func:`whole` was writing in processes of this machine that are no more."""
+    for path in folder.glob(f".*.{socket.gethostname()}-*.partial"):
+        number = path.stem.rpartition("-")[2]
+        if number.isdigit() and not _is_alive(int(number)):
+            path.unlink(missing_ok=True)
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        pass
+    return True
+
+
 def pyarrow() -> Any:
     """The module.
 
