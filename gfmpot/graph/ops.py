@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from gfmpot import kernels
 from gfmpot.graph.atom_graph import AtomGraph
@@ -62,23 +61,22 @@ def stress_from_edge_gradients(gradients: Tensor, vectors: Tensor, graph: AtomGr
 
     NaN for structures that have no volume.
     """
-    virial = _virials(gradients, vectors, graph)
-    symmetric = 0.5 * (virial + virial.transpose(1, 2))
-    voigt = symmetric.flatten(1)[:, [0, 4, 8, 5, 2, 1]]
+    voigt = _virials(gradients, vectors, graph)
     volume = graph.volume.to(voigt.dtype).unsqueeze(1)
     # Divide by a number in any case: a NaN divisor would poison gradients of structures that are masked out later.
     return (voigt / volume.nan_to_num(nan=1.0)).masked_fill(volume.isnan(), torch.nan)
 
 
 def _virials(gradients: Tensor, vectors: Tensor, graph: AtomGraph) -> Tensor:
-    """(G, 3, 3) sums over edges of vector times gradient."""
+    """(G, 6) sums over edges of vector times gradient, symmetric, in Voigt order."""
     if not _by_kernels(gradients, vectors):
         outer = vectors.unsqueeze(2) * gradients.unsqueeze(1)
-        return _sum_by_index(outer, graph.structure_of_edge, graph.n_structures)
-    virials = vectors.new_empty(graph.n_structures, 3, 3)
-    first_atoms = F.pad(graph.atoms_per_structure.cumsum(0), (1, 0))
-    inputs = (first_atoms, graph.topology[0], vectors.contiguous(), gradients.contiguous())
-    kernels.call("virials", torch.float64, graph.n_structures, *inputs, virials)
+        virial = _sum_by_index(outer, graph.structure_of_edge, graph.n_structures)
+        symmetric = 0.5 * (virial + virial.transpose(1, 2))
+        return symmetric.flatten(1)[:, [0, 4, 8, 5, 2, 1]]
+    virials = vectors.new_empty(graph.n_structures, 6)
+    inputs = (graph.structure_of_atom, graph.topology[0], vectors.contiguous(), gradients.contiguous())
+    kernels.call("virials", torch.float64, graph.n_structures, graph.n_atoms, *inputs, virials)
     return virials
 
 

@@ -18,6 +18,7 @@ from gfmpot.graph import AtomGraph, BatchBudget, InvalidStructureError
 from gfmpot.inference.paths import Compile, Path, Paths
 from gfmpot.inference.precision import dense_layers_in, network_dtype
 from gfmpot.models import Potential, Prediction, load
+from gfmpot.models.answering import Answering, same_atoms
 
 Results = dict[str, Any]
 """``energy``, ``free_energy``, ``forces``, ``stress`` (where there is a volume), ``energies`` (not with graph readout),
@@ -77,6 +78,7 @@ class Predictor:
             self.potential.branch_index(head)
         self.weights = None if weights is None else self._weight_vector(weights)
         self._charges_warned: set[int] = set()
+        self._last: tuple[AtomGraph, Answering] | None = None
         if potential.config.max_neighbours is not None:
             _warn_of_cap(potential.config.max_neighbours)
 
@@ -139,17 +141,31 @@ class Predictor:
         return dict(zip(self.potential.branch_names, weights.tolist(), strict=True))
 
     def _predict(self, graph: AtomGraph) -> Prediction:
+        graph = graph.to(self.device)
         with dense_layers_in(self.precision, self.device):
             return self.potential(  # type: ignore[no-any-return]
-                graph.to(self.device),
-                head=self.head,
-                weights=self.weights,
+                graph,
+                answering=self._answering(graph),
                 spread=self.uncertainty,
-                allow_unsupported=self.allow_unsupported,
                 skip=self.skip,
                 evaluate=self._paths.evaluate,
                 joint=self._paths.joint_for(graph),
             )
+
+    def _answering(self, graph: AtomGraph) -> Answering:
+        """As :meth:`Potential.answering`; kept for the same atoms, of which dynamics and relaxations ask again."""
+        if self._last is None or not same_atoms(self._last[0], graph):
+            self._last = (
+                graph,
+                self.potential.answering(
+                    graph,
+                    head=self.head,
+                    weights=self.weights,
+                    allow_unsupported=self.allow_unsupported,
+                    skip=self.skip,
+                ),
+            )
+        return self._last[1]
 
     def _weight_vector(self, weights: Mapping[str, float]) -> Tensor:
         names = self.potential.branch_names

@@ -158,16 +158,22 @@ extern "C" void gfmpot_forces_f64(Index atoms, const Index* offsets, const Index
   }
 }
 
-// Sums (G, 3, 3) over the edges of each structure of vector times gradient; structures begin at these atoms (G + 1).
-extern "C" void gfmpot_virials_f64(Index structures, const Index* first_atoms, const Index* offsets,
+// Sums (G, 6) over the edges of each structure of vector times gradient, symmetric, as xx yy zz yz xz xy.
+extern "C" void gfmpot_virials_f64(Index structures, Index atoms, const Index* structure_of_atom, const Index* offsets,
                                    const double* vectors, const double* gradients, double* virials, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (Index g = 0; g < structures; ++g) {
-    double sums[9] = {};
-    for (Index e = offsets[first_atoms[g]]; e < offsets[first_atoms[g + 1]]; ++e)
+    const Index first = std::lower_bound(structure_of_atom, structure_of_atom + atoms, g) - structure_of_atom;
+    const Index last = std::upper_bound(structure_of_atom, structure_of_atom + atoms, g) - structure_of_atom;
+    double sums[3][3] = {};
+    for (Index e = offsets[first]; e < offsets[last]; ++e)
       for (int a = 0; a < 3; ++a)
-        for (int b = 0; b < 3; ++b) sums[3 * a + b] += vectors[3 * e + a] * gradients[3 * e + b];
-    std::copy_n(sums, 9, virials + 9 * g);
+        for (int b = 0; b < 3; ++b) sums[a][b] += vectors[3 * e + a] * gradients[3 * e + b];
+    double* out = virials + 6 * g;
+    for (int a = 0; a < 3; ++a) out[a] = sums[a][a];
+    out[3] = (sums[1][2] + sums[2][1]) / 2;
+    out[4] = (sums[0][2] + sums[2][0]) / 2;
+    out[5] = (sums[0][1] + sums[1][0]) / 2;
   }
 }
 

@@ -13,6 +13,7 @@ from gfmpot.config import did_you_mean, from_mapping, to_mapping
 from gfmpot.graph import AtomGraph, edge_vectors, sum_per_structure
 from gfmpot.graph.ops import forces_from_edge_gradients, stress_from_edge_gradients
 from gfmpot.graph.sparse import gradients_of, want_weights_only
+from gfmpot.models.answering import Answering
 from gfmpot.models.backbone import BackboneConfig, Evaluator, backbone_config, backbone_mapping, build_backbone
 from gfmpot.models.branch_weights import BranchWeightMLP, masked_softmax
 from gfmpot.models.branches import BranchHeads, BranchInfo, HeadConfig
@@ -126,6 +127,7 @@ class Potential(nn.Module):
         spread: Spread = "energy",
         allow_unsupported: bool = False,
         skip: float = 0.0,
+        answering: Answering | None = None,
         evaluate: Evaluator | None = None,
         joint: Joint | None = None,
     ) -> Prediction:
@@ -144,6 +146,8 @@ class Potential(nn.Module):
             skip: leave out branches of less weight than this in a structure, and renormalise the others. With δ the sum
                 of weights left out, the energy changes by at most δ times the largest distance of a branch left out
                 from the answer, and forces likewise. Such branches have no energy (NaN) and no part in the spread.
+            answering: what :meth:`answering` gave for the same atoms, wherever they were; it replaces ``head``,
+                ``weights`` and ``allow_unsupported``.
             evaluate: what stands in for the backbone, e.g. its kernels.
             joint: what stands in for backbone, heads and gradient: from initial features, edge vectors, graph and
                 weights to the outputs of all branches (as :meth:`contributions`) and the gradient (E, 3). Not for the
@@ -153,17 +157,20 @@ class Potential(nn.Module):
             UnsupportedElementsError: no branch (or not the chosen one) supports every element of a structure.
             ValueError: unknown head, or weights of the wrong shape.
         """
-        choice = self._choose(graph, head, weights, allow_unsupported).without(skip)
-        shifts = self.references.shifts(graph)
+        if answering is None:
+            answering = self.answering(
+                graph, head=head, weights=weights, allow_unsupported=allow_unsupported, skip=skip
+            )
         vectors = edge_vectors(graph).requires_grad_(derivatives)
         gradient = None
         with torch.set_grad_enabled(derivatives):
             if joint:
-                eps, gradient = joint(self.embedding(graph), vectors.detach(), graph, choice.weights)
+                eps, gradient = joint(answering.initial, vectors.detach(), graph, answering.weights)
             else:
-                eps = self._contributions(vectors, graph, evaluate, choice.wanted if skip else None)
-            aligned = self._per_structure(eps, graph) + shifts
-            blended = (choice.weights * aligned).sum(dim=1)
+                features = (evaluate or self._plain)(answering.initial, vectors, graph)
+                eps = self.contributions(features, graph, answering.wanted if skip else None)
+            aligned = self._per_structure(eps, graph) + answering.shifts
+            blended = (answering.weights * aligned).sum(dim=1)
         forces = stress = forces_std = None
         if derivatives:
             if gradient is None:
@@ -171,16 +178,17 @@ class Potential(nn.Module):
             forces = forces_from_edge_gradients(gradient, graph)
             stress = stress_from_edge_gradients(gradient, vectors.detach(), graph)
             if spread == "forces":
-                forces_std = self._forces_std(forces, aligned, vectors, choice, graph)
-        own = aligned.detach() - shifts + self.references.totals(graph)
+                forces_std = self._forces_std(forces, aligned, vectors, answering, graph)
+        aligned, blended = aligned.detach(), blended.detach()
+        own = aligned - answering.shifts + answering.totals
         return Prediction(
-            energy=blended.detach() + graph.composition @ choice.reference[1:],
-            energies=self._atomic_energies(eps.detach(), choice, graph),
+            energy=blended + answering.offset,
+            energies=self._atomic_energies(eps.detach(), answering, graph),
             forces=forces,
             stress=stress,
-            branch_energies=own.masked_fill(~choice.supporting, torch.nan),
-            branch_weights=choice.weights,
-            energy_std=None if spread == "none" else _spread(aligned.detach(), blended.detach(), choice),
+            branch_energies=own.masked_fill(~answering.supporting, torch.nan),
+            branch_weights=answering.weights,
+            energy_std=None if spread == "none" else answering.spread(aligned, blended),
             forces_std=forces_std,
         )
 
@@ -235,7 +243,8 @@ class Potential(nn.Module):
         """
         vectors = edge_vectors(graph).requires_grad_(derivatives)
         with torch.set_grad_enabled(derivatives):
-            aligned = self._per_structure(self._contributions(vectors, graph), graph) + self.references.shifts(graph)
+            features = self._plain(self.embedding(graph), vectors, graph)
+            aligned = self._per_structure(self.contributions(features, graph), graph) + self.references.shifts(graph)
         if not derivatives:
             return aligned, None
         forces = [_branch_forces(aligned, vectors, graph, b) for b in range(len(self.branches))]
@@ -257,7 +266,16 @@ class Potential(nn.Module):
             raise ValueError(f"no head {head!r}{did_you_mean(head, self.branch_names)}")
         return self.branch_names.index(head)
 
-    def _choose(self, graph: AtomGraph, head: str | None, weights: Tensor | None, allow_unsupported: bool) -> _Choice:
+    def answering(
+        self,
+        graph: AtomGraph,
+        *,
+        head: str | None = None,
+        weights: Tensor | None = None,
+        allow_unsupported: bool = False,
+        skip: float = 0.0,
+    ) -> Answering:
+        """All of the answer that does not depend on positions; arguments and errors are those of :meth:`forward`."""
         if head is not None and weights is not None:
             raise ValueError("give either head or weights, not both")
         supporting = self.references.supporting(graph)
@@ -275,7 +293,17 @@ class Potential(nn.Module):
             chosen = self._normalised(weights, usable, graph)
         else:
             chosen = self.branch_weights(graph, usable).detach()
-        return _Choice(chosen, supporting, reference)
+        atoms, counts, references = graph.atomic_numbers, graph.composition, self.references
+        return Answering(
+            weights=chosen,
+            supporting=supporting,
+            reference=reference[atoms],
+            offset=counts @ reference[1:],
+            alignment=references.alignment[:, atoms].T,
+            shifts=references.shifts(graph),
+            totals=references.totals(graph),
+            initial=self.embedding(graph).detach(),
+        ).without(skip)
 
     def _normalised(self, weights: Tensor, usable: Tensor, graph: AtomGraph) -> Tensor:
         if weights.shape[-1] != len(self.branches) or (weights < 0).any():
@@ -297,17 +325,6 @@ class Potential(nn.Module):
         eps: Tensor = self.heads(pooled) if rows is None else self.heads.some(pooled, rows)
         return eps.double() * self.references.scales
 
-    def _contributions(
-        self,
-        vectors: Tensor,
-        graph: AtomGraph,
-        evaluate: Evaluator | None = None,
-        wanted: Tensor | None = None,
-    ) -> Tensor:
-        initial = self.embedding(graph)
-        features = evaluate(initial, vectors, graph) if evaluate else self._plain(initial, vectors, graph)
-        return self.contributions(features, graph, wanted)
-
     def _plain(self, initial: Tensor, vectors: Tensor, graph: AtomGraph) -> Tensor:
         features: Tensor = self.backbone(initial, vectors.to(self.dtype), graph)
         return features
@@ -315,52 +332,23 @@ class Potential(nn.Module):
     def _per_structure(self, eps: Tensor, graph: AtomGraph) -> Tensor:
         return sum_per_structure(eps, graph) if self.atomwise else eps
 
-    def _atomic_energies(self, eps: Tensor, choice: _Choice, graph: AtomGraph) -> Tensor | None:
+    def _atomic_energies(self, eps: Tensor, answering: Answering, graph: AtomGraph) -> Tensor | None:
         """(N,) shares of the answer; they add up to its energy."""
         if not self.atomwise:
             return None
-        aligned = eps + self.references.alignment[:, graph.atomic_numbers].T
-        return choice.reference[graph.atomic_numbers] + (choice.weights[graph.structure_of_atom] * aligned).sum(dim=1)
+        weights = answering.weights[graph.structure_of_atom]
+        return answering.reference + (weights * (eps + answering.alignment)).sum(dim=1)
 
     def _forces_std(
-        self, forces: Tensor, aligned: Tensor, vectors: Tensor, choice: _Choice, graph: AtomGraph
+        self, forces: Tensor, aligned: Tensor, vectors: Tensor, answering: Answering, graph: AtomGraph
     ) -> Tensor:
-        """(N, 3) eV/Å: spread of the branches' forces, as :func:`_spread` is of their energies."""
-        share = choice.equal_shares()[graph.structure_of_atom]
+        """(N, 3) eV/Å: spread of the branches' forces, as :meth:`Answering.spread` is of their energies."""
+        share = answering.equal_shares()[graph.structure_of_atom]
         variance = torch.zeros_like(forces)
-        for b in torch.nonzero(choice.supporting.any(dim=0)).flatten().tolist():
+        for b in torch.nonzero(answering.supporting.any(dim=0)).flatten().tolist():
             deviation = _branch_forces(aligned, vectors, graph, b) - forces
             variance += share[:, b : b + 1].nan_to_num() * deviation**2
         return variance.sqrt().masked_fill(share[:, :1].isnan(), torch.nan)
-
-
-@dataclass(frozen=True)
-class _Choice:
-    """Who answers for each structure."""
-
-    weights: Tensor  # (G, B) of the answer
-    supporting: Tensor  # (G, B) bool
-    reference: Tensor  # (119,) eV per element
-
-    @property
-    def wanted(self) -> Tensor:
-        """(G, B) bool: branches that have a say."""
-        return self.weights > 0
-
-    def without(self, skip: float) -> _Choice:
-        """Branches of less weight than ``skip`` left out, structure by structure; the heaviest always stays."""
-        if not 0 <= skip < 1:
-            raise ValueError(f"skip must be a weight from 0 to below 1, got {skip}")
-        if skip == 0:
-            return self
-        kept = (self.weights >= skip) | (self.weights == self.weights.max(dim=1, keepdim=True).values)
-        weights = self.weights * kept
-        return _Choice(weights / weights.sum(dim=1, keepdim=True), self.supporting & (weights > 0), self.reference)
-
-    def equal_shares(self) -> Tensor:
-        """(G, B) equal weights of the supporting branches; NaN where fewer than two leave no spread to speak of."""
-        count = self.supporting.sum(dim=1, keepdim=True)
-        return (self.supporting / count).masked_fill(count < 2, torch.nan)
 
 
 def rebuilt(potential: Potential, **changes: Any) -> Potential:
@@ -382,15 +370,6 @@ def _gradient(energy: Tensor, vectors: Tensor, graph: AtomGraph, *, retain: bool
 def _branch_forces(aligned: Tensor, vectors: Tensor, graph: AtomGraph, branch: int) -> Tensor:
     """(N, 3) eV/Å forces of one branch alone."""
     return forces_from_edge_gradients(_gradient(aligned[:, branch], vectors, graph, retain=True), graph)
-
-
-def _spread(aligned: Tensor, answer: Tensor, choice: _Choice) -> Tensor:
-    """(G,) eV: root mean square distance of the supporting branches from the answer.
-
-    All that know the elements count alike: with the weights of the blend, a branch that is trusted fully would vouch
-    for itself (docs/architecture.md has the comparison).
-    """
-    return (choice.equal_shares() * (aligned - answer.unsqueeze(1)) ** 2).sum(dim=1).sqrt()
 
 
 def _check_names(branches: Sequence[BranchInfo]) -> None:
