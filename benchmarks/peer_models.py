@@ -154,7 +154,7 @@ class MACE(Peer):
 class TorchSim(MACE):
     """TorchSim's integrator and batches, around the same MACE; it draws velocities itself."""
 
-    package, model = "torch-sim-atomistic", "the MACE model above, by TorchSim"
+    package, model = "torch-sim-atomistic", "the network of mace, run by TorchSim"
 
     def load(self, precision: str) -> Calculator:
         """TorchSim's own kind of calculator."""
