@@ -61,7 +61,7 @@ class Ladder:
         fresh = graph.replace()  # nothing that an earlier rung has prepared
         if rung == "gfmpot":
             return run(fresh)
-        with plain_operations(), dense_layers_in(self.precision, self.predictor.device):
+        with plain_operations(), dense_layers_in(self.precision):
             return run(fresh)
 
     def _naive(self, graph: AtomGraph) -> Answer:

@@ -62,7 +62,7 @@ class SingleStructure(nn.Module):
         graph = AtomGraph(positions, atomic_numbers, boxes, pbc, edge_index, cell_shifts, alone, charge, spin)
         potential = self.potential
         weights, reference = self._answering(graph)
-        with torch.enable_grad(), dense_layers_in(self.precision, positions.device):
+        with torch.enable_grad(), dense_layers_in(self.precision):
             vectors = edge_vectors(graph).detach().requires_grad_()
             features = potential.backbone(potential.embedding(graph), vectors.to(potential.dtype), graph)
             eps = potential.contributions(features, graph)

@@ -93,7 +93,9 @@ class Paths:
 
         try:
             plain, begun = predict(graph), time.perf_counter()
-            self.joint = compile_network(self._potential, self._precision)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of the compiler's own code: nothing that a user could mend
+                self.joint = compile_network(self._potential, self._precision)
             seconds = time.perf_counter() - begun
             problem = self._problem(plain, predict(graph))
         except Exception as error:  # whatever the compiler stack raises, the plain path still works

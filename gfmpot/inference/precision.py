@@ -31,7 +31,7 @@ def network_dtype(precision: str) -> torch.dtype:
     return torch.float64 if precision == "fp64" else torch.float32
 
 
-def dense_layers_in(precision: str, device: torch.device) -> AbstractContextManager[object]:
+def dense_layers_in(precision: str) -> AbstractContextManager[object]:
     """Where to run the network, forward and backward."""
     return _BFloat16Products() if precision == "bf16" else nullcontext()
 

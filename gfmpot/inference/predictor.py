@@ -142,7 +142,7 @@ class Predictor:
 
     def _predict(self, graph: AtomGraph) -> Prediction:
         graph = graph.to(self.device)
-        with dense_layers_in(self.precision, self.device):
+        with dense_layers_in(self.precision):
             return self.potential(  # type: ignore[no-any-return]
                 graph,
                 answering=self._answering(graph),

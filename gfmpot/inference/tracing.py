@@ -75,7 +75,7 @@ def network(potential: Potential, precision: str) -> Callable[..., tuple[Tensor,
     def evaluate(
         initial: Tensor, vectors: Tensor, edge_index: Tensor, structure_of_atom: Tensor, weights: Tensor
     ) -> tuple[Tensor, Tensor]:
-        with torch.enable_grad(), dense_layers_in(precision, initial.device):
+        with torch.enable_grad(), dense_layers_in(precision):
             moving = vectors.detach().requires_grad_()
             graph = bare_graph(edge_index, structure_of_atom, weights.shape[0], weights.new_zeros(initial.shape[0], 3))
             features = potential.backbone(initial, moving.to(initial.dtype), graph)
