@@ -17,7 +17,7 @@ from gfmpot.inference.screening.closing import DISTRIBUTIONS
 
 Report = Mapping[str, Any]
 
-PHASES = {"read": "read", "graph": "graphs", "wait": "waiting", "evaluate": "evaluate", "write": "write"}
+PHASES = {"read": "read", "graph": "graphs", "wait": "wait", "evaluate": "model", "write": "write"}
 
 LABELS = {
     "energy_per_atom": "energy (eV/atom)",
@@ -56,15 +56,15 @@ def _lines(report: Report) -> list[Text]:
 
 
 def _processes(shares: Sequence[Mapping[str, Any]]) -> Table:
-    """Throughput of each process, and on what it and those that read for it spent their time."""
+    """Throughput of each process, those of earlier starts included, and on what it and its readers spent their time."""
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    for column in ("rank", "process", "structures", "s", "structures/s", "atoms/s", *PHASES.values()):
-        table.add_column(column, justify="left" if column == "process" else "right", no_wrap=True)
+    for column in ("rank", "structures", "s", "structures\nper s", "atoms\nper s", *PHASES.values()):
+        table.add_column(column, justify="right", no_wrap=True)
     for share in shares[:MOST_ROWS]:
         seconds = share["ended"] - share["began"]
         rates = (f"{share[name]:,.0f}" for name in ("structures_per_second", "atoms_per_second"))
         phases = (f"{share['phases'].get(name, 0.0) / max(seconds, 1e-9):.0%}" for name in PHASES)
-        counts = (str(share["rank"]), share["process"], f"{share['structures']:,}", f"{seconds:.1f}")
+        counts = (str(share["rank"]), f"{share['structures']:,}", f"{seconds:.1f}")
         table.add_row(*counts, *rates, *phases)
     if len(shares) > MOST_ROWS:
         table.caption = f"and {len(shares) - MOST_ROWS} more in report.json"
