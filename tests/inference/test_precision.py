@@ -113,7 +113,7 @@ def test_sums_of_energies_are_float64(precision: str) -> None:
 
 def test_dense_layers_are_rounded_and_their_gradients_too() -> None:
     linear, x = nn.Linear(16, 16), torch.randn(5, 16, requires_grad=True)
-    with dense_layers_in("bf16", torch.device("cpu")):
+    with dense_layers_in("bf16"):
         rounded = linear(x)
     assert rounded.dtype == torch.float32
     expected = F.linear(x.bfloat16(), linear.weight.bfloat16(), linear.bias.bfloat16()).float()
@@ -129,7 +129,7 @@ def test_narrow_layers_and_float64_are_left_alone(stack: int | None) -> None:
     for outer, dtype in ((1, torch.float32), (16, torch.float64)):
         layer = nn.Linear(16, outer) if stack is None else StackedLinear(stack, 16, outer)
         x = torch.randn(1, 5, 16, dtype=dtype)
-        with dense_layers_in("bf16", torch.device("cpu")):
+        with dense_layers_in("bf16"):
             inside = layer.to(dtype)(x)
         assert torch.equal(inside, layer(x))
 
