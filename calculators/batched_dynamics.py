@@ -174,18 +174,18 @@ class Simulations(InFlight[_Simulation, BatchSimulated]):
     def _begun_with(self, i: int, job: _Simulation, frames: Frames) -> BatchSimulated | None:
         """Open the files of a run and write where it begins."""
         job.began, frame = time.perf_counter(), self._frame(i, job, frames)
-        if job.last is not None:
-            try:
-                check_same_potential(frame.get_potential_energy(), job.last.atoms)
-            except ValueError as error:
-                return self.failed(job.index, job.start, str(error))
         after = None if job.last is None else job.step
-        job.record = MDRecord(job.trajectory, job.log, job.config, stress=has_stress(frame), after=after)
-        job.record.__enter__()
+        record = MDRecord(job.trajectory, job.log, job.config, stress=has_stress(frame), after=after)
+        try:
+            if job.last is not None:
+                check_same_potential(frame.get_potential_energy(), job.last.atoms)
+            job.record = record.__enter__()
+        except ValueError as error:
+            return self.failed(job.index, job.start, str(error))
         if job.last is None:
-            job.record.write(frame, job.step, self._conserved(frame), _state(job))
-        elif not job.record.rows:
-            job.record.write_row(frame, job.step, self._conserved(frame))
+            record.write(frame, job.step, self._conserved(frame), _state(job))
+        else:
+            record.complete(frame, job.step, self._conserved(frame))
         return self._ended(job, frame) if job.step >= job.config.steps else None
 
     def _stepped(self, i: int, job: _Simulation, kinetic: float, frames: Frames) -> BatchSimulated | None:

@@ -120,8 +120,8 @@ def run_md(
     with run.dynamics, record:
         if last is None:
             run.write(record)
-        elif not record.rows:
-            record.write_row(run.atoms, run.step, run.conserved())
+        else:
+            record.complete(run.atoms, run.step, run.conserved())
         while run.step < config.steps:
             run.advance(record)
             if on_step is not None:

@@ -91,6 +91,11 @@ class MDRecord:
         self.rows.append(row)
         self._table.write(_line(row))
 
+    def complete(self, atoms: Atoms, step: int, conserved: float | None) -> None:
+        """Add the row of the frame that a run goes on from, if the table has lost it."""
+        if not self.rows or self.rows[-1]["step"] < step:
+            self.write_row(atoms, step, conserved)
+
     def _row(self, atoms: Atoms, step: int, conserved: float | None) -> Row:
         epot, ekin = float(atoms.get_potential_energy()), float(atoms.get_kinetic_energy())
         row = {"step": step, "time_ps": step * self.config.timestep * 1e-3, "epot_eV": epot, "ekin_eV": ekin}
@@ -197,15 +202,27 @@ def _keep(reader: Any, count: int, trajectory: Path) -> None:
 
 
 def _rows_until(step: int, log: Path, columns: Sequence[str]) -> list[Row]:
-    """The rows up to a step; a last one that was cut off is left out."""
-    with log.open(newline="") as file:
-        reader = csv.reader(file)
-        found = next(reader, [])
-        if found and found != list(columns):
-            raise ValueError(
-                f"{log} is not the table of this run: it has the columns {found}, expected {list(columns)}"
-            )
-        rows = [dict(zip(columns, map(float, cells), strict=True)) for cells in reader if len(cells) == len(columns)]
+    """The rows up to a step; a last one that was cut off is left out.
+
+    Raises:
+        ValueError: a table with other columns, or with damage before its last row.
+    """
+    lines = log.read_text(errors="replace").splitlines(keepends=True)
+    if lines and not lines[-1].endswith("\n"):  # what is left of a number may be one, too
+        lines.pop()
+    found, *table = list(csv.reader(lines)) or [[]]
+    if found and found != list(columns):
+        raise ValueError(f"{log} is not the table of this run: it has the columns {found}, expected {list(columns)}")
+    rows: list[Row] = []
+    for line, cells in enumerate(table, start=2):
+        try:
+            rows.append(dict(zip(columns, map(float, cells), strict=True)))
+        except ValueError as error:
+            if line <= len(table):
+                raise ValueError(
+                    f"{log}, line {line}: expected {len(columns)} numbers, got {','.join(cells)!r}; mend or remove it, "
+                    "or move the table away to go on without its earlier rows"
+                ) from error
     return [row for row in rows if row["step"] <= step]
 
 
