@@ -1,27 +1,37 @@
 """Compiles the kernels, once per instruction set; everything else is in pyproject.toml.
 
-They are optional: without a C++ compiler gfmpot installs and runs all the same, on PyTorch's operations alone.
+They are optional: without a C++ compiler (GCC or clang) gfmpot installs and runs all the same, on PyTorch's operations.
+The libraries are loaded with ctypes: no module initialisation, no Python or PyTorch headers. Where they use threads,
+these are those of PyTorch's own OpenMP, which is loaded already.
 """
 
+import hashlib
 import platform
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
-from setuptools.command.build_ext import build_ext
 
-SOURCES = ["gfmpot/kernels/edges.cpp", "gfmpot/kernels/messages.cpp", "gfmpot/kernels/products.cpp", "gfmpot/kernels/updates.cpp"]
-HEADERS = ["gfmpot/kernels/vectors.h"]
+FOLDER = Path("gfmpot/kernels")
+SOURCES = [str(FOLDER / f"{name}.cpp") for name in ("edges", "messages", "products", "updates")]
+HEADERS = [str(FOLDER / "vectors.h")]
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
 
 
+def fingerprint() -> str:
+    """Of the sources; gfmpot.kernels compares it, so that libraries never run with other code than their own."""
+    text = b"".join(Path(path).read_bytes() for path in sorted([*SOURCES, *HEADERS]))
+    return hashlib.sha256(text).hexdigest()[:16]
+
+
 def kernels(name: str, vector_bytes: int, *flags: str) -> Extension:
-    """The kernels for one instruction set, in a library that is loaded with ctypes."""
+    """The kernels for one instruction set."""
     threads = ["-fopenmp"] if sys.platform == "linux" else []
     return Extension(
         f"gfmpot.kernels._{name}",
         SOURCES,
         depends=HEADERS,
-        define_macros=[("GFMPOT_VECTOR_BYTES", str(vector_bytes))],
+        define_macros=[("GFMPOT_VECTOR_BYTES", str(vector_bytes)), ("GFMPOT_SOURCES", f"s{fingerprint()}")],
         extra_compile_args=[*FLAGS, *threads, *flags],
         language="c++",
         optional=True,
@@ -38,12 +48,4 @@ def instruction_sets() -> list[Extension]:
     return found
 
 
-class BuildKernels(build_ext):
-    """Plain shared libraries: no module initialisation, and their threads are those of PyTorch's OpenMP."""
-
-    def get_export_symbols(self, ext: Extension) -> list[str]:
-        """Nothing beyond what the sources declare ``extern "C"``."""
-        return []
-
-
-setup(ext_modules=instruction_sets(), cmdclass={"build_ext": BuildKernels})
+setup(ext_modules=instruction_sets())

@@ -19,6 +19,9 @@ from gfmpot.inference import Predictor
 from gfmpot.inference.precision import dense_layers_in
 from gfmpot.models import Potential
 
+ELEMENTS = (1, 6, 7, 8, 12, 26)
+"""Of the workload (training_step.py)."""
+
 NEGLIGIBLE = 0.01
 """Branches of less weight are skipped."""
 
@@ -45,7 +48,8 @@ class Ladder:
         self.fast = Predictor(potential, precision=precision, device=device, allow_unsupported=True)
         self.potential, self.precision = self.predictor.potential, precision
         self.compiled: Callable[..., Tensor] | None = None
-        weights = WEIGHTS if len(potential.branches) == len(WEIGHTS) else torch.ones(len(potential.branches)).double()
+        known = self.potential.references.supported[:, list(ELEMENTS)].all(dim=1).double().cpu()
+        weights = WEIGHTS if len(known) == len(WEIGHTS) else known  # the branches of a trained model that know them all
         self.weights = (weights / weights.sum()).to(device)
 
     def __call__(self, rung: str, graph: AtomGraph) -> Answer:
@@ -92,11 +96,13 @@ class Ladder:
 
     def _fast(self, graph: AtomGraph) -> Answer:
         """What the package does."""
-        self.fast.weights = self.weights
+        self.fast.weights, self.fast._last = self.weights, None
         prediction = self.fast._predict(graph)
         assert prediction.forces is not None
         assert prediction.stress is not None
-        return Answer(prediction.energy, prediction.forces, prediction.stress)
+        answering = self.fast._answering(graph)
+        references = answering.offset + (answering.weights * answering.shifts).sum(dim=1)
+        return Answer(prediction.energy - references, prediction.forces, prediction.stress)
 
     def _branch_by_branch(self, graph: AtomGraph, branches: range | list[int], *, reuse: bool) -> Answer:
         weights = self.weights[list(branches)] / self.weights[list(branches)].sum()

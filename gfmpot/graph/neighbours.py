@@ -44,8 +44,9 @@ class NeighbourList(NamedTuple):
         size, count = len(self.distances), np.empty(1, dtype=np.int64)
         ends, shifts = np.empty(2 * size, dtype=np.int64), np.empty((size, 3), dtype=np.int64)
         lengths = np.empty(size)
-        places = [np.ascontiguousarray(a) for a in (*self.edge_index, self.cell_shifts, positions, cell)]
-        kernels.call("within", torch.float64, size, *places, float(cutoff), count, ends, shifts, lengths)
+        indices = (np.ascontiguousarray(a, dtype=np.int64) for a in (*self.edge_index, self.cell_shifts))
+        where = (np.ascontiguousarray(a, dtype=np.float64) for a in (positions, cell))
+        kernels.call("within", torch.float64, size, *indices, *where, cutoff, count, ends, shifts, lengths)
         n = int(count[0])
         return NeighbourList(ends[: 2 * n].reshape(2, n), shifts[:n], lengths[:n])
 
@@ -80,7 +81,7 @@ def candidates(
 
     Arguments and errors are those of :func:`neighbour_list`.
     """
-    from vesin import NeighborList  # imports torch, which `import gfmpot` must not
+    from vesin import NeighborList  # takes a while to import
 
     box = completed_cell(cell, pbc)
     # A hair beyond the cutoff, so that our own distances decide, and a list with a skin decides alike to the last bit.

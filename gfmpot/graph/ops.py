@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from gfmpot import kernels
 from gfmpot.graph.atom_graph import AtomGraph
@@ -17,9 +18,11 @@ def edge_vectors(graph: AtomGraph) -> Tensor:
     """(E, 3) Å, float64: from the sender to the receiver, across periodic boundaries."""
     if _by_kernels(graph.positions, graph.cell):
         vectors = graph.positions.new_empty(graph.n_edges, 3)
-        where = (graph.senders, graph.receivers, graph.structure_of_atom, graph.positions, graph.cell)
-        parts = (*(t.contiguous() for t in where), graph.cell_shifts.contiguous())
-        kernels.call("edge_vectors", torch.float64, graph.n_edges, *parts, vectors)
+        assert graph.topology  # has checked that no index leads elsewhere
+        indices = (graph.senders, graph.receivers, graph.structure_of_atom, graph.cell_shifts)
+        senders, receivers, structures, shifts = (t.to(torch.int64).contiguous() for t in indices)
+        where = (graph.positions.contiguous(), graph.cell.contiguous(), shifts)
+        kernels.call("edge_vectors", torch.float64, graph.n_edges, senders, receivers, structures, *where, vectors)
         return vectors
     shifts = graph.cell_shifts.to(graph.cell.dtype)
     across = torch.einsum("ei,eij->ej", shifts, graph.cell[graph.structure_of_edge])
@@ -75,12 +78,16 @@ def _virials(gradients: Tensor, vectors: Tensor, graph: AtomGraph) -> Tensor:
         symmetric = 0.5 * (virial + virial.transpose(1, 2))
         return symmetric.flatten(1)[:, [0, 4, 8, 5, 2, 1]]
     virials = vectors.new_empty(graph.n_structures, 6)
-    inputs = (graph.structure_of_atom, graph.topology[0], vectors.contiguous(), gradients.contiguous())
+    structures = graph.structure_of_atom.to(torch.int64).contiguous()
+    inputs = (structures, graph.topology[0], vectors.contiguous(), gradients.contiguous())
     kernels.call("virials", torch.float64, graph.n_structures, graph.n_atoms, *inputs, virials)
     return virials
 
 
 def _by_kernels(*values: Tensor) -> bool:
-    """Whether kernels can do it: on a CPU, in float64, where nobody differentiates further."""
+    """Whether kernels can do it: on a CPU, in float64, where nobody differentiates or transforms further."""
     usable = all(v.device.type == "cpu" and v.dtype == torch.float64 and not v.requires_grad for v in values)
-    return usable and kernels.available() and not in_plain_operations()
+    if not usable or not kernels.available() or in_plain_operations():
+        return False
+    wrapped = any(torch._C._functorch.is_functorch_wrapped_tensor(v) for v in values)
+    return not wrapped and forward_ad._current_level < 0

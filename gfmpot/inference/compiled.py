@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import logging
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+import gfmpot
 from gfmpot import __version__
 from gfmpot.graph import AtomGraph, edge_vectors
 from gfmpot.inference.tracing import example_graph, lifted, network, traced
@@ -61,7 +63,11 @@ def compile_network(potential: Potential, precision: str) -> CompiledNetwork:
     """
     path = artifact_path(potential, precision)
     if path.exists():
-        return load_compiled(path, potential)
+        try:
+            return load_compiled(path, potential)
+        except Exception as error:  # a file that is cut or of another time is no reason to go without
+            _log.warning("%s cannot be used (%s); compiling anew", path, error)
+            forget(potential, precision)
     from torch._inductor import standalone_compile
 
     graph = example_graph(potential.cutoff).to(potential.device)
@@ -89,8 +95,24 @@ def artifact_path(potential: Potential, precision: str) -> Path:
     device = potential.device
     kind = torch.cuda.get_device_name(device) if device.type == "cuda" else torch.backends.cpu.get_cpu_capability()
     shape = (potential.config.to_mapping(), len(potential.branches))
-    facts = (shape, precision, str(device), kind, platform.machine(), torch.__version__, __version__)
+    machine = (str(device), kind, platform.machine(), torch.get_num_threads())  # compilers fix the number of threads
+    facts = (shape, precision, *machine, torch.__version__, __version__, _sources())
     return cache_folder() / "compiled" / f"{hashlib.sha256(repr(facts).encode()).hexdigest()[:32]}.bin"
+
+
+def forget(potential: Potential, precision: str) -> None:
+    """Remove what was compiled, if it turned out wrong."""
+    path = artifact_path(potential, precision)
+    for file in (path, _names_path(path)):
+        file.unlink(missing_ok=True)
+
+
+@functools.cache
+def _sources() -> str:
+    """Of the code that is traced: a change of it must not meet what was compiled before."""
+    package = Path(gfmpot.__file__).parent
+    files = [path for folder in ("graph", "models", "inference") for path in sorted((package / folder).rglob("*.py"))]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest()
 
 
 def _names_path(path: Path) -> Path:
@@ -102,8 +124,11 @@ def _keep(artifact: Any, names: Sequence[str], path: Path) -> None:
     partial = path.with_name(f"{path.name}.{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(json.dumps(names))
+        partial.replace(_names_path(path))
         artifact.save(path=str(partial), format="binary")
-        _names_path(path).write_text(json.dumps(names))
         partial.replace(path)
     except (OSError, RuntimeError) as error:
         _log.warning("the compiled network is not kept for later: %s", error)
+    finally:
+        partial.unlink(missing_ok=True)

@@ -23,7 +23,7 @@ COMPILE_AT = 200
 """Evaluation before which ``compile="auto"`` compiles what has no kernels: a fixed one, so that a run repeats."""
 
 TOLERANCE = {"fp64": 1e-9, "fp32": 1e-3, "bf16": 0.1}
-"""eV, eV/Å, or that share of the largest force: how far a compiled network may be from the plain one."""
+"""eV/atom, eV/Å, or that share of the largest force: how far a compiled network may be from the plain one."""
 
 _log = logging.getLogger(__name__)
 
@@ -89,15 +89,20 @@ class Paths:
         return artifact_path(self._potential, self._precision).exists()
 
     def _try(self, graph: AtomGraph, predict: Predict) -> None:
-        from gfmpot.inference.compiled import compile_network
+        from gfmpot.inference.compiled import compile_network, forget
 
         try:
             plain, begun = predict(graph), time.perf_counter()
+            if not bool(torch.isfinite(plain.energy).all()):
+                self._done = False  # nothing to compare with: let the next structure decide
+                return
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the compiler's own code: nothing that a user could mend
                 self.joint = compile_network(self._potential, self._precision)
             seconds = time.perf_counter() - begun
-            problem = self._problem(plain, predict(graph))
+            problem = self._problem(plain, predict(graph), graph)
+            if problem:
+                forget(self._potential, self._precision)
         except Exception as error:  # whatever the compiler stack raises, the plain path still works
             problem = f"{type(error).__name__}: {(str(error) or repr(error)).splitlines()[0]}"
         if problem:
@@ -111,16 +116,16 @@ class Paths:
         else:
             _log.info("evaluation %d: compiled path from now on (ready in %.1f s)", self._count, seconds)
 
-    def _problem(self, plain: Prediction, fast: Prediction) -> str:
+    def _problem(self, plain: Prediction, fast: Prediction, graph: AtomGraph) -> str:
         """How the compiled network differs by more than it may; empty if it does not."""
         assert plain.forces is not None
         assert fast.forces is not None
-        energy = float((plain.energy - fast.energy).abs().max())
+        energy = float(((plain.energy - fast.energy) / graph.atoms_per_structure.to(plain.energy.device)).abs().max())
         forces = float((plain.forces - fast.forces).abs().max())
         allowed = TOLERANCE[self._precision] * max(1.0, float(plain.forces.abs().max()))
         if energy <= allowed and forces <= allowed:
             return ""
-        return f"it differs by {energy:.2g} eV and {forces:.2g} eV/Å from the plain one"
+        return f"it differs by {energy:.2g} eV/atom and {forces:.2g} eV/Å from the plain one"
 
     def _is_faster(self, graph: AtomGraph, predict: Predict) -> bool:
         joint, seconds = self.joint, {}
@@ -130,7 +135,9 @@ class Paths:
 
 
 def _again(potential: Potential, precision: str, compile: Compile, kernels: bool, joint: bool) -> Paths:
-    return Paths(potential, precision, compile, kernels=kernels, joint=joint)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the original has said it all
+        return Paths(potential, precision, compile, kernels=kernels, joint=joint)
 
 
 def _timed(predict: Predict, graph: AtomGraph) -> float:

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
@@ -18,7 +19,7 @@ from gfmpot.graph import AtomGraph, BatchBudget, InvalidStructureError
 from gfmpot.inference.paths import Compile, Path, Paths
 from gfmpot.inference.precision import dense_layers_in, network_dtype
 from gfmpot.models import Potential, Prediction, load
-from gfmpot.models.answering import Answering, same_atoms
+from gfmpot.models.answering import Answering
 
 Results = dict[str, Any]
 """``energy``, ``free_energy``, ``forces``, ``stress`` (where there is a volume), ``energies`` (not with graph readout),
@@ -29,7 +30,7 @@ _FAR_OUT = "the structure is far from anything the model knows (contacts, densit
 
 
 class Predictor:
-    """A potential made ready to answer.
+    """A potential made ready to answer; its weights are not to be changed afterwards, of which copies are in use.
 
     Args:
         model: name of an embedded or cached model, path of a checkpoint, or a potential (which is copied).
@@ -78,7 +79,7 @@ class Predictor:
             self.potential.branch_index(head)
         self.weights = None if weights is None else self._weight_vector(weights)
         self._charges_warned: set[int] = set()
-        self._last: tuple[AtomGraph, Answering] | None = None
+        self._last: _Last | None = None
         if potential.config.max_neighbours is not None:
             _warn_of_cap(potential.config.max_neighbours)
 
@@ -154,18 +155,15 @@ class Predictor:
 
     def _answering(self, graph: AtomGraph) -> Answering:
         """As :meth:`Potential.answering`; kept for the same atoms, of which dynamics and relaxations ask again."""
-        if self._last is None or not same_atoms(self._last[0], graph):
-            self._last = (
-                graph,
-                self.potential.answering(
-                    graph,
-                    head=self.head,
-                    weights=self.weights,
-                    allow_unsupported=self.allow_unsupported,
-                    skip=self.skip,
-                ),
-            )
-        return self._last[1]
+        options = (self.head, self.weights, self.allow_unsupported, self.skip)
+        last = self._last  # another thread may replace it meanwhile
+        if last is None or not last.holds_for(graph, options):
+            last = self._last = _Last.of(self.potential, graph, options)
+        return last.answering
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without what is kept from the last evaluation."""
+        return {**self.__dict__, "_last": None}
 
     def _weight_vector(self, weights: Mapping[str, float]) -> Tensor:
         names = self.potential.branch_names
@@ -189,6 +187,35 @@ class Predictor:
                     f"{', '.join(untrained)} never saw total charge {charge:+d} in training; the answer is a guess"
                 )
                 warnings.warn(message, UserWarning, stacklevel=4)
+
+
+@dataclass(frozen=True)
+class _Last:
+    """What was answered last, for whom and how."""
+
+    answering: Answering
+    atoms: tuple[Tensor, ...]
+    options: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, potential: Potential, graph: AtomGraph, options: tuple[Any, ...]) -> _Last:
+        head, weights, allow_unsupported, skip = options
+        answering = potential.answering(
+            graph, head=head, weights=weights, allow_unsupported=allow_unsupported, skip=skip
+        )
+        return cls(answering, tuple(tensor.clone() for tensor in _identity(graph)), options)
+
+    def holds_for(self, graph: AtomGraph, options: tuple[Any, ...]) -> bool:
+        """Whether the atoms and the options are the same, wherever the atoms are now."""
+        same_options = all(
+            a is b or (not isinstance(a, Tensor) and a == b) for a, b in zip(self.options, options, strict=True)
+        )
+        return same_options and all(map(torch.equal, self.atoms, _identity(graph)))
+
+
+def _identity(graph: AtomGraph) -> tuple[Tensor, ...]:
+    """What an answer depends on beside positions."""
+    return graph.atomic_numbers, graph.structure_of_atom, graph.charge, graph.spin
 
 
 def usable_device(device: str | torch.device | None) -> torch.device:

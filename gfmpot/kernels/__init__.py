@@ -1,13 +1,14 @@
 """Kernels for inference on CPUs, in C++: what the fast path is made of where they were compiled at installation.
 
 Functions take and fill contiguous tensors of one dtype (float32 or float64); arguments and shapes are documented in the
-sources beside this file. One library per instruction set is built; PyTorch says which one this processor can run.
+sources beside this file. One library per instruction set is built; PyTorch says which ones this processor can run.
 """
 
 from __future__ import annotations
 
 import ctypes
 import functools
+import hashlib
 import importlib.machinery
 import logging
 from pathlib import Path
@@ -18,10 +19,33 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
-"""Of the functions' names, by the dtype of their arguments."""
+Argument = Tensor | NDArray[Any] | int | float | None
 
-_LIBRARIES = {"AVX512": "_avx512", "AVX2": "_avx2"}
+_SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
+_KINDS = {"n": ctypes.c_int64, "x": ctypes.c_double, "p": ctypes.c_void_p}
+_SIGNATURES = {
+    "radial": "nnxpppp",
+    "radial_backward": "nnppppp",
+    "edge_vectors": "nppppppp",
+    "forces": "nppppp",
+    "virials": "nnppppp",
+    "within": "npppppxpppp",
+    "message": "nnnpppppppppp",
+    "first_message_backward": "nnnpppppppppp",
+    "message_backward": "nnnpppppppppppppp",
+    "kind_sums": "nnnpppppp",
+    "kind_sums_backward": "nnnpppppppp",
+    "update_products": "nnxpppp",
+    "update_apply": "nnppppp",
+    "update_apply_backward": "nnppppp",
+    "update_products_backward": "nnppppppp",
+    "product": "nnnpppp",
+}
+"""Arguments of each function, but for the number of threads at the end: whole numbers, a real number, pointers."""
+
+_LIBRARIES = {"AVX512": ("_avx512", "_avx2", "_baseline"), "AVX2": ("_avx2", "_baseline")}
+
+_log = logging.getLogger(__name__)
 
 
 def available() -> bool:
@@ -35,9 +59,6 @@ def instruction_set() -> str | None:
     return None if library is None else Path(library._name).name.split(".")[0].lstrip("_")
 
 
-Argument = Tensor | NDArray[Any] | int | float | None
-
-
 def call(name: str, dtype: torch.dtype, *arguments: Argument) -> None:
     """Run a kernel on as many threads as PyTorch would use.
 
@@ -49,7 +70,7 @@ def call(name: str, dtype: torch.dtype, *arguments: Argument) -> None:
     values = [
         a.data_ptr() if isinstance(a, Tensor) else a.ctypes.data if isinstance(a, np.ndarray) else a for a in arguments
     ]
-    _function(f"gfmpot_{name}_{SUFFIXES[dtype]}", tuple(map(_kind, arguments)))(*values, torch.get_num_threads())
+    _function(name, _SUFFIXES[dtype])(*values, torch.get_num_threads())
 
 
 def topology(edge_index: Tensor, n_atoms: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -62,13 +83,22 @@ def topology(edge_index: Tensor, n_atoms: int) -> tuple[Tensor, Tensor, Tensor]:
     Returns:
         (N + 1,) where each receiver's edges begin, (N + 1,) where each sender's begin in the next, and (E,) the edges
         ordered by sender.
+
+    Raises:
+        ValueError: edges that are not sorted by receiver, or whose ends are not among the atoms.
     """
-    n_edges = edge_index.shape[1]
-    offsets, sender_offsets = torch.empty(2, n_atoms + 1, dtype=torch.int64)
-    by_sender = torch.empty(n_edges, dtype=torch.int64)
-    senders, receivers = edge_index.contiguous()
-    function = _function("gfmpot_topology", (ctypes.c_int64,) * 2 + (ctypes.c_void_p,) * 5, threads=False)
-    function(n_atoms, n_edges, *(t.data_ptr() for t in (senders, receivers, offsets, sender_offsets, by_sender)))
+    library = _library()
+    assert library is not None, "callers ask available() first"
+    senders, receivers = edge_index.to(torch.int64).contiguous()
+    offsets, sender_offsets = senders.new_empty(2, n_atoms + 1)
+    by_sender = torch.empty_like(senders)
+    tensors = (senders, receivers, offsets, sender_offsets, by_sender)
+    pointers = [ctypes.c_void_p(tensor.data_ptr()) for tensor in tensors]
+    fault = library.gfmpot_topology(ctypes.c_int64(n_atoms), ctypes.c_int64(len(senders)), *pointers)
+    if fault == 1:
+        raise ValueError("edges must be sorted by receiver, edge_index[1]: sort edge_index and cell_shifts alike")
+    if fault == 2:
+        raise ValueError(f"edge_index: expected atoms from 0 to {n_atoms - 1}, got others")
     return offsets, sender_offsets, by_sender
 
 
@@ -110,32 +140,42 @@ def _panel_width() -> int:
     return int(library.gfmpot_panel_f64())
 
 
-def _kind(argument: Argument) -> type[Any]:
-    if isinstance(argument, int):
-        return ctypes.c_int64
-    return ctypes.c_double if isinstance(argument, float) else ctypes.c_void_p
-
-
 @functools.cache
-def _function(symbol: str, kinds: tuple[type[Any], ...], threads: bool = True) -> Any:
+def _function(name: str, suffix: str) -> Any:
     library = _library()
     assert library is not None, "callers ask available() first"
-    function = getattr(library, symbol)
-    function.argtypes = [*kinds, ctypes.c_int] if threads else list(kinds)
+    function = getattr(library, f"gfmpot_{name}_{suffix}")
+    function.argtypes = [*(_KINDS[letter] for letter in _SIGNATURES[name]), ctypes.c_int]
     function.restype = None
     return function
 
 
 @functools.cache
 def _library() -> ctypes.CDLL | None:
-    """The library for this processor; a missing or broken one is no error, since PyTorch's operations do the same."""
-    name = _LIBRARIES.get(torch.backends.cpu.get_cpu_capability(), "_baseline")
+    """The best one for this processor; none is no error, since PyTorch's operations do the same."""
+    names = _LIBRARIES.get(torch.backends.cpu.get_cpu_capability(), ("_baseline",))
     folder = Path(__file__).parent
-    for suffix in importlib.machinery.EXTENSION_SUFFIXES:
-        path = folder / f"{name}{suffix}"
-        if path.exists():
-            try:
-                return ctypes.CDLL(str(path))  # OpenMP's functions come from PyTorch's own runtime, already loaded
-            except OSError as error:
-                logging.getLogger(__name__).warning("kernels are not used, %s cannot be loaded: %s", path.name, error)
-    return None
+    paths = (folder / f"{name}{suffix}" for name in names for suffix in importlib.machinery.EXTENSION_SUFFIXES)
+    return next((library for path in paths if path.exists() and (library := _loaded(path))), None)
+
+
+def _loaded(path: Path) -> ctypes.CDLL | None:
+    try:
+        library = ctypes.CDLL(str(path))  # OpenMP's functions come from PyTorch's own runtime, already loaded
+        library.gfmpot_sources.restype = ctypes.c_char_p
+        compiled_from = library.gfmpot_sources().decode()
+    except (OSError, AttributeError) as error:
+        _log.warning("kernels are not used, %s cannot be loaded: %s", path.name, error)
+        return None
+    expected = _fingerprint(path.parent)
+    if expected and compiled_from != expected:
+        _log.warning("kernels are not used, %s is of other sources: install gfmpot again (pip install -e .)", path.name)
+        return None
+    return library
+
+
+def _fingerprint(folder: Path) -> str:
+    """As setup.py makes it of the sources; empty where they are not installed."""
+    sources = sorted([*folder.glob("*.cpp"), *folder.glob("*.h")])
+    text = b"".join(path.read_bytes() for path in sources)
+    return f"s{hashlib.sha256(text).hexdigest()[:16]}" if sources else ""

@@ -79,9 +79,22 @@ void radial_backward(Index edges, Index K, const double* vectors, const T* slope
 
 }  // namespace
 
-// Where the edges of each receiver begin, and the same edges ordered by sender; edges come sorted by receiver.
-extern "C" void gfmpot_topology(Index atoms, Index edges, const Index* senders, const Index* receivers, Index* offsets,
-                                Index* sender_offsets, Index* by_sender) {
+// What these libraries were compiled from; setup.py says it.
+#ifndef GFMPOT_SOURCES
+#define GFMPOT_SOURCES unknown
+#endif
+#define GFMPOT_QUOTED(text) #text
+#define GFMPOT_TEXT(text) GFMPOT_QUOTED(text)
+extern "C" const char* gfmpot_sources() { return GFMPOT_TEXT(GFMPOT_SOURCES); }
+
+// Where the edges of each receiver begin, and the same edges ordered by sender; edges come sorted by receiver. Returns 1
+// if they do not, and 2 if an end is no atom.
+extern "C" int gfmpot_topology(Index atoms, Index edges, const Index* senders, const Index* receivers, Index* offsets,
+                               Index* sender_offsets, Index* by_sender) {
+  for (Index e = 0; e < edges; ++e) {
+    if (senders[e] < 0 || senders[e] >= atoms || receivers[e] < 0 || receivers[e] >= atoms) return 2;
+    if (e > 0 && receivers[e] < receivers[e - 1]) return 1;
+  }
   std::fill(offsets, offsets + atoms + 1, 0);
   std::fill(sender_offsets, sender_offsets + atoms + 1, 0);
   for (Index e = 0; e < edges; ++e) {
@@ -94,6 +107,7 @@ extern "C" void gfmpot_topology(Index atoms, Index edges, const Index* senders, 
   }
   std::vector<Index> next(sender_offsets, sender_offsets + atoms);
   for (Index e = 0; e < edges; ++e) by_sender[next[senders[e]]++] = e;
+  return 0;
 }
 
 #if defined(__GNUC__) && !defined(__clang__)

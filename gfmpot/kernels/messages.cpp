@@ -100,19 +100,15 @@ void forward(const Message<T>& m, Index atoms, const T* s_in, T* s_out, T* v_out
 template <int functions, class T>
 inline void project(Index F, Index n, Index gates, const T* filters, const T* products, T* grads) {
   Single<T> sums[functions] = {};
-  T rest[functions] = {};
   constexpr Index step = sizeof(Single<T>) / sizeof(T);
   for (Index gate = 0; gate < gates; ++gate) {
     const T *p = products + gate * F, *w = filters + gate * F;
-    Index f = 0;
-    for (; f + step <= n; f += step) {
+    for (Index f = 0; f < n; f += step) {
       const auto product = load<Single<T>>(p + f);
       for (int k = 0; k < functions; ++k) sums[k] += product * load<Single<T>>(w + k * gates * F + f);
     }
-    for (; f < n; ++f)
-      for (int k = 0; k < functions; ++k) rest[k] += p[f] * w[k * gates * F + f];
   }
-  for (int k = 0; k < functions; ++k) grads[k] += rest[k] + total<T>(sums[k]);
+  for (int k = 0; k < functions; ++k) grads[k] += total<T>(sums[k]);
 }
 
 // As many functions at once as fit into registers: fewer chains of arithmetic would wait for each other.

@@ -10,7 +10,6 @@ using namespace gfmpot;
 
 namespace {
 
-template <class T> inline T root(T x) { return std::sqrt(x); }
 template <class T> GFMPOT_INLINE inline Single<T> root(Single<T> v) {
   for (std::size_t i = 0; i < sizeof(v) / sizeof(T); ++i) v[i] = std::sqrt(v[i]);
   return v;

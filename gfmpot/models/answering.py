@@ -8,8 +8,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gfmpot.graph import AtomGraph
-
 
 @dataclass(frozen=True)
 class Answering:
@@ -52,9 +50,3 @@ class Answering:
         vouch for itself (docs/architecture.md has the comparison).
         """
         return (self.equal_shares() * (aligned - answer.unsqueeze(1)) ** 2).sum(dim=1).sqrt()
-
-
-def same_atoms(a: AtomGraph, b: AtomGraph) -> bool:
-    """Whether two batches have the same elements, charges and multiplicities, atom by atom."""
-    names = ("atomic_numbers", "structure_of_atom", "charge", "spin")
-    return all(torch.equal(getattr(a, name), getattr(b, name)) for name in names)

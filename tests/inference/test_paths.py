@@ -16,6 +16,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 
+from gfmpot import kernels
 from gfmpot.graph import AtomGraph, graph_from_atoms
 from gfmpot.inference import Predictor
 from gfmpot.inference import paths as ways
@@ -24,6 +25,8 @@ from gfmpot.models import BranchInfo, HeadConfig, Potential, PotentialConfig
 from gfmpot.models.backbones.painn import PaiNNConfig
 
 ELEMENTS = dict.fromkeys(("H", "C", "O", "Na", "Cl"), -1.0)
+
+FAST = "kernels" if kernels.available() else "plain"
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning")
 
@@ -66,7 +69,7 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("readout", ["atomwise", "graph"])
 def test_kernels_equal_operations(readout: str) -> None:
     fast, plain = (Predictor(tiny(readout), precision="fp64", kernels=kernels) for kernels in (True, False))
-    assert (fast.path, plain.path) == ("kernels", "plain")
+    assert (fast.path, plain.path) == (FAST, "plain")
     same(fast, plain, AtomGraph.batch(graphs()), 1e-12)
 
 
@@ -89,12 +92,24 @@ def test_compiled_once_for_all_sizes(readout: str, caplog: pytest.LogCaptureFixt
     assert path.stat().st_mtime_ns == written
 
 
+def test_broken_artifact_is_made_anew(caplog: pytest.LogCaptureFixture) -> None:
+    potential = tiny()
+    path = artifact_path(potential.double(), "fp64")
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"cut off")
+    predictor = Predictor(potential, precision="fp64", compile=True)
+    predictor(graphs()[0])
+    assert predictor.path == "compiled"
+    assert "cannot be used" in caplog.text
+    assert path.stat().st_size > 1000
+
+
 def test_too_small_for_compiled_code() -> None:
     """A lone atom has no edges: sizes that a compiler would take for constants go another way."""
     compiled = Predictor(tiny(), precision="fp64", compile=True)
     alone = graph_from_atoms(Atoms("Na"), cutoff=4.0)
     compiled(alone)
-    assert compiled.path == "kernels"
+    assert compiled.path == FAST
     compiled(graphs()[0])
     assert compiled.path == "compiled"
     same(compiled, Predictor(tiny(), precision="fp64"), alone, 1e-12)
@@ -108,7 +123,7 @@ def test_failing_compiler() -> None:
     ):
         predictor(graphs()[0])
     predictor(graphs()[0])  # said once
-    assert predictor.path == "kernels"
+    assert predictor.path == FAST
 
 
 def test_wrong_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,6 +167,28 @@ def test_copies_travel_without_compiled_code() -> None:
     for twin in (copy.deepcopy(predictor), pickle.loads(pickle.dumps(predictor))):
         assert twin.path == predictor.path
         same(twin, predictor, graphs()[0], 0.0)
+
+
+def test_what_is_kept_between_evaluations_is_of_the_same_atoms_and_options() -> None:
+    predictor, graph = Predictor(tiny(), precision="fp64"), graphs()[0]
+    blend = predictor(graph)[0]["energy"]
+    predictor.head = "b-pbe"
+    assert (
+        predictor(graph)[0]["energy"] == Predictor(tiny(), precision="fp64", head="b-pbe")(graph)[0]["energy"] != blend
+    )
+    predictor.head = None
+    graph.atomic_numbers[0] = 17 + 11 - int(graph.atomic_numbers[0])  # in place, as Monte Carlo does
+    assert predictor(graph)[0]["energy"] == Predictor(tiny(), precision="fp64")(graph)[0]["energy"] != blend
+    assert pickle.loads(pickle.dumps(predictor))._last is None
+
+
+def test_spread_of_forces_by_kernels() -> None:
+    """One backward pass per branch through the same evaluation."""
+    fast, plain = (
+        Predictor(tiny(), precision="fp64", uncertainty="forces", kernels=kernels) for kernels in (True, False)
+    )
+    for one, two in zip(fast(AtomGraph.batch(graphs())), plain(AtomGraph.batch(graphs())), strict=True):
+        np.testing.assert_allclose(one["forces_std"], two["forces_std"], atol=1e-12)
 
 
 def test_skip_leaves_branches_out_structure_by_structure() -> None:

@@ -39,7 +39,9 @@ def structures() -> list[AtomGraph]:
     return [graph_from_atoms(atoms, cutoff=CUTOFF) for atoms in (crystal, molecule("CH3COOH"), far, ion, single)]
 
 
-def outcome(config: PaiNNConfig, graph: AtomGraph, dtype: torch.dtype, *, fast: bool) -> tuple[Tensor, Tensor]:
+def outcome(
+    config: PaiNNConfig, graph: AtomGraph, dtype: torch.dtype, *, fast: bool, dense: torch.dtype | None = None
+) -> tuple[Tensor, Tensor]:
     """Features, and the gradient of a random weighting of them."""
     torch.manual_seed(0)
     backbone, embedding = build_backbone(config).to(dtype), AtomEmbedding(config.hidden).to(dtype)
@@ -48,7 +50,7 @@ def outcome(config: PaiNNConfig, graph: AtomGraph, dtype: torch.dtype, *, fast: 
     vectors = edge_vectors(graph).requires_grad_()
     initial = embedding(graph).detach()
     if fast:
-        evaluate = backbone.kernels(dtype)
+        evaluate = backbone.kernels(dense or dtype)
         assert evaluate is not None
         features = evaluate(initial, vectors, graph)
     else:
@@ -69,7 +71,7 @@ def difference(a: Tensor, b: Tensor) -> float:
 def test_same_as_operations(
     hidden: int, layers: int, basis: int, by_kinds: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Widths with and without a remainder, fewer and more features than a block, fewer and more functions."""
+    """Widths that are filled up or not, fewer and more features than a block, fewer and more functions."""
     monkeypatch.setattr(_painn_fast._MessageWeights, "prefers_kinds", lambda *arguments: by_kinds)
     config = PaiNNConfig(cutoff=CUTOFF, hidden=hidden, layers=layers, radial_basis=basis)
     graph = AtomGraph.batch(structures())
@@ -84,9 +86,66 @@ def test_threads_do_not_change_a_bit() -> None:
     config, graph = PaiNNConfig(cutoff=CUTOFF, hidden=48), AtomGraph.batch(structures())
     one = outcome(config, graph, torch.float64, fast=True)
     torch.set_num_threads(2)
-    two = outcome(config, graph, torch.float64, fast=True)
-    torch.set_num_threads(1)
+    try:
+        two = outcome(config, graph, torch.float64, fast=True)
+    finally:
+        torch.set_num_threads(1)
+    assert torch.equal(one[0], two[0])
     assert torch.equal(one[1], two[1])
+
+
+@pytest.mark.parametrize("size", [1, 40_000])
+def test_parts(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every structure by itself, or a few together: the same as all at once."""
+    config, graph = PaiNNConfig(cutoff=CUTOFF, hidden=48), AtomGraph.batch(structures())
+    whole = outcome(config, graph, torch.float64, fast=True)
+    monkeypatch.setattr(_painn_fast, "PART_BYTES", size)
+    found = outcome(config, graph, torch.float64, fast=True)
+    assert difference(found[0], whole[0]) < 1e-13
+    assert difference(found[1], whole[1]) < 1e-13
+
+
+def test_bfloat16_is_near() -> None:
+    config, graph = PaiNNConfig(cutoff=CUTOFF, hidden=64, layers=2), AtomGraph.batch(structures())
+    found = outcome(config, graph, torch.float32, fast=True, dense=torch.bfloat16)
+    expected = outcome(config, graph, torch.float32, fast=False)
+    assert 1e-4 < difference(found[0], expected[0]) < 0.05
+    assert difference(found[1], expected[1]) < 0.1
+
+
+def test_whole_numbers_for_real_ones() -> None:
+    config, graph = PaiNNConfig(cutoff=4, hidden=8), structures()[0]
+    found, expected = (outcome(config, graph, torch.float64, fast=fast) for fast in (True, False))
+    assert difference(found[1], expected[1]) < 1e-13
+
+
+def test_changed_weights_do_not_mix_with_old_ones() -> None:
+    backbone, graph = build_backbone(PaiNNConfig(cutoff=CUTOFF, hidden=16)).double(), structures()[0]
+    evaluate = backbone.kernels(torch.float64)
+    assert evaluate is not None
+    initial, vectors = torch.ones(graph.n_atoms, 16, dtype=torch.float64), edge_vectors(graph)
+    before = evaluate(initial, vectors, graph)
+    with torch.no_grad():
+        for parameter in backbone.parameters():
+            parameter.mul_(2.0)
+    assert torch.equal(evaluate(initial, vectors, graph), before)
+
+
+def test_graphs_that_are_not_in_order_are_refused() -> None:
+    graph = structures()[0]
+    flipped = graph.replace(edge_index=graph.edge_index.flip(1), cell_shifts=graph.cell_shifts.flip(0))
+    with pytest.raises(ValueError, match="sorted by receiver"):
+        edge_vectors(flipped)
+    with pytest.raises(ValueError, match="expected atoms from 0 to 7, got others"):
+        edge_vectors(graph.replace(edge_index=graph.edge_index + 1))
+    other = graph.replace(cell_shifts=graph.cell_shifts.to(torch.float64))
+    assert torch.equal(edge_vectors(other), edge_vectors(graph))
+
+
+def test_libraries_of_other_sources_are_not_used(choose: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    choose.setattr(kernels, "_fingerprint", lambda folder: "s0123456789abcdef")
+    assert not kernels.available()
+    assert "is of other sources: install gfmpot again" in caplog.text
 
 
 def test_no_edges() -> None:
@@ -122,8 +181,9 @@ def test_every_instruction_set(name: str, pay: bool, choose: pytest.MonkeyPatch)
     choose.setattr(kernels, "products_pay", lambda: pay)
     assert kernels.instruction_set() == name.lstrip("_")
     config, graph = PaiNNConfig(cutoff=CUTOFF, hidden=40, layers=2), AtomGraph.batch(structures())
-    found, expected = (outcome(config, graph, torch.float64, fast=fast) for fast in (True, False))
-    assert difference(found[1], expected[1]) < 1e-13
+    for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 2e-5)):
+        found, expected = (outcome(config, graph, dtype, fast=fast) for fast in (True, False))
+        assert difference(found[1], expected[1]) < tolerance
 
 
 def test_without_kernels_there_is_another_way(choose: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:

@@ -42,12 +42,12 @@ PART_BYTES = 4 * 2**20
 class FastPaiNN:
     """The features of a :class:`PaiNN` and their gradient with respect to edge vectors.
 
-    Weights are read when it is made; what changes them later asks for a new one.
+    Weights are copied when it is made; what changes them later asks for a new one.
     """
 
     def __init__(self, backbone: PaiNN, dense: torch.dtype) -> None:
         """``dense`` is the dtype of matrix products (bfloat16, or that of the weights)."""
-        self.cutoff = backbone.basis.cutoff
+        self.cutoff = float(backbone.basis.cutoff)
         self.functions = backbone.basis.out_features
         self.features = backbone.out_features
         self.messages = [_MessageWeights(message, dense) for message in backbone.messages]  # type: ignore[arg-type]
@@ -57,7 +57,9 @@ class FastPaiNN:
         """(N, F) features; arguments as for ``Backbone.forward``, with ``vectors`` in float64."""
         parts = self._parts(graph, initial.element_size())
         atoms, edges = [part.n_atoms for part in parts], [part.n_edges for part in parts]
-        inputs = zip(torch.split(vectors, edges), torch.split(_widened(initial.detach()), atoms), parts, strict=True)
+        inputs = zip(
+            torch.split(vectors.double(), edges), torch.split(_widened(initial.detach()), atoms), parts, strict=True
+        )
         features: list[Tensor] = [_Features.apply(*given, self) for given in inputs]  # type: ignore[no-untyped-call]
         return (torch.cat(features) if len(features) > 1 else features[0])[:, : self.features]
 
@@ -144,8 +146,8 @@ class _Edges:
     @classmethod
     def of(cls, graph: AtomGraph, vectors: Tensor, cutoff: float, functions: int, dtype: torch.dtype) -> _Edges:
         n_edges = len(vectors)
-        basis, slopes = torch.empty(2, n_edges, functions, dtype=dtype)
-        units = torch.empty(n_edges, 3, dtype=dtype)
+        basis, slopes = vectors.new_empty(2, n_edges, functions, dtype=dtype)
+        units = vectors.new_empty(n_edges, 3, dtype=dtype)
         kernels.call("radial", dtype, n_edges, functions, cutoff, vectors, basis, slopes, units)
         ends = graph.edge_index.contiguous()
         return cls(basis, slopes, units, *graph.topology, ends[0], ends[1])
@@ -190,9 +192,9 @@ class _Dense:
         """``features`` is F: inputs and outputs are one or several times as wide."""
         self.dtype = dense
         outer, inner = (n // features for n in layer.weight.shape)
-        blocks = layer.weight.detach().reshape(outer, features, inner, features)
+        blocks = layer.weight.detach().clone().reshape(outer, features, inner, features)
         weight = _widened(_widened(blocks, 1), 3).flatten(2).flatten(0, 1).to(dense)
-        bias = None if layer.bias is None else _widened(layer.bias.detach().reshape(outer, features))
+        bias = None if layer.bias is None else _widened(layer.bias.detach().clone().reshape(outer, features))
         self._forward = _product(weight, None if bias is None else bias.flatten().to(dense))
         self._backward = _product(weight.T, None)
 
@@ -216,7 +218,8 @@ def _product(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
     if weight.dtype == torch.float64:
         packed = kernels.PackedWeights(weight, bias) if kernels.products_pay() else None
         return packed or (lambda x: F.linear(x, weight, bias))
-    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+    able = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    if not able or (weight.dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return lambda x: F.linear(x, weight, bias)
     reordered = torch.ops.mkldnn._reorder_linear_weight.default(weight.contiguous())
     return lambda x: torch.ops.mkldnn._linear_pointwise.default(x, reordered, bias, "none", [], "")
@@ -274,7 +277,7 @@ class _MessageWeights:
     def prefers_kinds(self, graph: AtomGraph) -> bool:
         """Whether products with sums by kind take fewer operations than a sum over neighbours and a product with it."""
         functions, features = len(self.filters), self.features
-        neighbours = graph.n_edges / graph.n_atoms
+        neighbours = graph.n_edges / max(1, graph.n_atoms)
         return len(graph.kinds[0]) * functions < 0.6 * features + neighbours * (2 * functions + 8) / 10
 
     def forward_kinds(
