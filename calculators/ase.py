@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -232,7 +233,7 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
             precisions=precisions or [self.precision],
             charge=self.parameters["charge"],
             spin=self.parameters["spin"],
-            dynamics=ShortDynamics(self._in_precision, md_steps, temperature) if md_steps else None,
+            dynamics=ShortDynamics(cache(self._in_precision), md_steps, temperature) if md_steps else None,
             on_failure=on_failure,
             **_options(self.parameters),
         )

@@ -40,6 +40,11 @@ class ShortDynamics:
                 f"{self.temperature} K; 0 steps leave them out"
             )
 
+    @property
+    def settings(self) -> dict[str, float]:
+        """What the runs depend on."""
+        return {"steps": self.steps, "temperature": self.temperature}
+
     def __call__(self, precision: str, atoms: Atoms) -> Drift:
         """Run in a precision.
 

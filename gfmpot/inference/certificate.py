@@ -14,7 +14,7 @@ from gfmpot.inference import certificate_text
 from gfmpot.inference.provenance import Provenance
 
 FORMAT = "gfmpot certificate"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

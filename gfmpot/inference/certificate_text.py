@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 MISSING = "–"
 
+NOTHING = "nothing was measured"
+
 PATHS = {"kernels": "compiled kernels", "compiled": "TorchInductor's code", "plain": "PyTorch's operations"}
 """What the paths of a predictor are called in a sentence."""
 
@@ -77,6 +79,8 @@ def rows(certificate: Certificate) -> list[list[str]]:
 
 def table(certificate: Certificate) -> str:
     """The summary as plain text."""
+    if not certificate.measurements:
+        return headline(certificate)
     cells = [columns(certificate), *rows(certificate)]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(map(_aligned, row, widths, range(len(row)))).rstrip() for row in cells]
@@ -86,7 +90,7 @@ def table(certificate: Certificate) -> str:
 def headline(certificate: Certificate) -> str:
     """Model, software, hardware and what was measured, in one line."""
     p = certificate.provenance
-    what = _structures(certificate.of(certificate.precisions[0]))
+    what = _structures(certificate.of(certificate.precisions[0])) if certificate.measurements else NOTHING
     return f"{p.model} ({p.answer}), gfmpot {p.gfmpot}, version {p.version}, on {p.hardware}, {p.date}: {what}"
 
 
@@ -101,6 +105,8 @@ def remarks(certificate: Certificate) -> list[str]:
 
 def markdown(certificate: Certificate) -> str:
     """A paragraph for each precision, and the table."""
+    if not certificate.measurements:
+        return headline(certificate) + "\n"
     dashes = ["---"] * 2 + ["---:"] * len(certificate.precisions)
     lines = ["| " + " | ".join(row) + " |" for row in [columns(certificate), dashes, *rows(certificate)]]
     paragraphs = [paragraph(certificate, precision) for precision in certificate.precisions]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, Protocol, TypeVar, get_args
 
 import numpy as np
 from ase import Atoms
@@ -40,11 +40,22 @@ COARSER = {"fp64": 1.0, "fp32": 50.0, "bf16": 250.0}
 """Steps of finite differences over those for float64: where rounding of the energy and curvature weigh alike. What is
 left with float32 and bfloat16 is mostly the rounding of the energies, divided by the step."""
 
-Dynamics = Callable[[str, Atoms], Drift]
-"""Runs a structure in a precision; raises :class:`NotApplicable` where there is nothing to run."""
-
-
 OnFailure = Callable[[str, ValueError], None]
+
+
+class Dynamics(Protocol):
+    """Runs a structure in a precision."""
+
+    @property
+    def settings(self) -> Mapping[str, float]:
+        """What the runs depend on."""
+
+    def __call__(self, precision: str, atoms: Atoms) -> Drift:
+        """Run it.
+
+        Raises:
+            NotApplicable: there is nothing to run.
+        """
 
 
 def certify(
@@ -92,7 +103,8 @@ def certify(
                 failed.add(name)
                 _report(error, name, precision, on_failure)
     who = {key: options.get(key) for key in ("head", "weights")}
-    return Certificate(provenance(model, exact.predictor.potential, **who), tuple(found))
+    settings = _settings(exact, dynamics, options)
+    return Certificate(provenance(model, exact.predictor.potential, **who, settings=settings), tuple(found))
 
 
 @dataclass(frozen=True)
@@ -125,6 +137,22 @@ class _Bench:
         lone = graph_from_atoms(Atoms(atoms.symbols[:1]), cutoff=self.predictor.cutoff)
         batch = AtomGraph.batch([self.graph(rattled(atoms, 0.02)), self.graph(atoms), lone])
         return _results(self.predictor(batch)[1])
+
+
+def _settings(bench: _Bench, dynamics: Dynamics | None, options: Mapping[str, Any]) -> dict[str, Any]:
+    """All that the numbers of a certificate depend on, beside model, program and structures."""
+    predictor, weights = bench.predictor, options.get("weights")
+    return {
+        "weights": weights and {name: float(weight) for name, weight in weights.items()},  # with all their digits
+        "skip": predictor.skip,
+        "allow_unsupported": predictor.allow_unsupported,
+        "uncertainty": predictor.uncertainty,
+        "compile": options["compile"],
+        "kernels": options.get("kernels", True),
+        "charge": bench.charge,
+        "spin": bench.spin,
+        "dynamics": None if dynamics is None else dict(dynamics.settings),
+    }
 
 
 def _measure(bench: _Bench, exact: _Bench, name: str, atoms: Atoms, dynamics: Dynamics | None) -> Measurement:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 from collections.abc import Iterator, Mapping
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import ase
 import numpy as np
@@ -34,6 +36,9 @@ class Provenance:
     answer: str
     """``blend``, ``head NAME`` or ``weights NAME VALUE, ...``."""
 
+    settings: Mapping[str, Any]
+    """The others that results depend on, as JSON has them."""
+
     gfmpot: str
     code_sha256: str
     """Of gfmpot's files, Python and compiled: a version number does not tell an edited installation."""
@@ -56,8 +61,9 @@ class Provenance:
 
     @property
     def version(self) -> str:
-        """A hash of model and software, for citation: the same inputs on the same hardware repeat with it."""
-        parts = (self.model_sha256, self.answer, self.code_sha256, self.torch, self.numpy, self.ase)
+        """A hash of model, settings and software, for citation: the same inputs on the same hardware repeat with it."""
+        settings = json.dumps(self.settings, sort_keys=True)
+        parts = (self.model_sha256, self.answer, settings, self.code_sha256, self.torch, self.numpy, self.ase)
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:SHORT]
 
     @property
@@ -74,6 +80,7 @@ def provenance(
     *,
     head: str | None = None,
     weights: Mapping[str, float] | None = None,
+    settings: Mapping[str, Any],
 ) -> Provenance:
     """Of a model as it was asked for, and of the potential that runs here and now."""
     device = potential.device
@@ -81,6 +88,7 @@ def provenance(
         model=str(potential.metadata.get("name") or (model if isinstance(model, str | Path) else "in memory")),
         model_sha256=fingerprint(model if isinstance(model, Potential) else find(model)),
         answer=_answer(head, weights),
+        settings=settings,
         gfmpot=gfmpot.__version__,
         code_sha256=code_sha256(),
         torch=torch.__version__,

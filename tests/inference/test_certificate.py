@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -257,8 +258,8 @@ def test_json_round_trip() -> None:
     ("text", "message"),
     [
         ("[]", "no certificate"),
-        ('{"format": "gfmpot certificate", "version": 9}', "version 9; this gfmpot reads version 1"),
-        ('{"format": "gfmpot certificate", "version": 1, "measurments": []}', "did you mean 'measurements'"),
+        ('{"format": "gfmpot certificate", "version": 9}', "version 9; this gfmpot reads version 2"),
+        ('{"format": "gfmpot certificate", "version": 2, "measurments": []}', "did you mean 'measurements'"),
         ("nonsense", "Expecting value"),
     ],
 )
@@ -295,6 +296,50 @@ def test_the_version_follows_model_and_answer() -> None:
     versions = [version(potential()), version(other), version(potential(), head="second-y")]
     assert len(set(versions)) == 3
     assert version(potential()) == versions[0]
+
+
+def test_the_version_follows_what_numbers_depend_on() -> None:
+    """``skin``, the margin of neighbour lists, is none of it."""
+
+    def made(md_steps: int = 0, temperature: float = 300.0, **options: Any) -> Certificate:
+        calculator = GFMCalculator(potential(), device="cpu", **options)
+        return calculator.certify(Atoms("Cu"), precisions=["fp64"], md_steps=md_steps, temperature=temperature)
+
+    changes: list[dict[str, Any]] = [
+        *({}, {"skip": 0.3}, {"allow_unsupported": True}, {"charge": 1}, {"spin": 2}, {"uncertainty": "forces"}),
+        *({"md_steps": 3}, {"md_steps": 3, "temperature": 10.0}),
+        *({"weights": {"first-x": 1.0, "second-y": weight}} for weight in (1.0, 1.0 + 1e-9)),
+    ]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".* never saw total charge", UserWarning)
+        certificates = [made(**change) for change in changes]
+    assert len({certificate.provenance.version for certificate in certificates}) == len(changes)
+    assert made().provenance.version == made(skin=0.1).provenance.version == certificates[0].provenance.version
+    for certificate in certificates:
+        again = Certificate.from_json(certificate.to_json())
+        assert again.provenance.version == certificate.provenance.version
+
+
+def test_dynamics_of_all_structures_share_a_calculator(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, calculator = [], GFMCalculator(potential(), device="cpu")
+    in_precision = calculator._in_precision
+
+    def counted(precision: str) -> GFMCalculator:
+        made.append(precision)
+        return in_precision(precision)
+
+    monkeypatch.setattr(calculator, "_in_precision", counted)
+    calculator.certify([salt(), molecule("H2O")], precisions=["fp32", "fp64"], md_steps=3)
+    assert made == ["fp32", "fp64"]
+
+
+def test_an_empty_certificate_says_so() -> None:
+    calculator = GFMCalculator(potential(), device="cpu")
+    none = calculator.certify(Atoms("Rn"), precisions=["fp64"], on_failure=lambda name, error: None)
+    assert none.measurements == ()
+    assert none.table().splitlines()[0].endswith(": nothing was measured")
+    assert "nothing was measured" in none.markdown()
+    assert Certificate.from_json(none.to_json()) == none
 
 
 def test_the_answer_is_that_of_the_settings() -> None:
