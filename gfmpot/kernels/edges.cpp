@@ -13,9 +13,9 @@ using namespace gfmpot;
 namespace {
 
 // 1 / (n (n + 1)) and 1 / (n (n - 1)), for n = 22, 20, ... 2
-constexpr double INVERSE[22] = {
-    1.0 / 506, 1.0 / 462, 1.0 / 420, 1.0 / 380, 1.0 / 342, 1.0 / 306, 1.0 / 272, 1.0 / 240, 1.0 / 210, 1.0 / 182, 1.0 / 156,
-    1.0 / 132, 1.0 / 110, 1.0 / 90,  1.0 / 72,  1.0 / 56,  1.0 / 42,  1.0 / 30,  1.0 / 20,  1.0 / 12,  1.0 / 6,   1.0 / 2};
+constexpr double INVERSE[22] = {1.0 / 506, 1.0 / 462, 1.0 / 420, 1.0 / 380, 1.0 / 342, 1.0 / 306, 1.0 / 272, 1.0 / 240,
+                                1.0 / 210, 1.0 / 182, 1.0 / 156, 1.0 / 132, 1.0 / 110, 1.0 / 90,  1.0 / 72,  1.0 / 56,
+                                1.0 / 42,  1.0 / 30,  1.0 / 20,  1.0 / 12,  1.0 / 6,   1.0 / 2};
 
 // Sine and cosine of an angle between 0 and pi, by their series about pi / 2: the first terms left out are below 1e-17.
 inline void sine_and_cosine(double angle, double& sine, double& cosine) {
@@ -87,8 +87,8 @@ void radial_backward(Index edges, Index K, const double* vectors, const T* slope
 #define GFMPOT_TEXT(text) GFMPOT_QUOTED(text)
 extern "C" const char* gfmpot_sources() { return GFMPOT_TEXT(GFMPOT_SOURCES); }
 
-// Where the edges of each receiver begin, and the same edges ordered by sender; edges come sorted by receiver. Returns 1
-// if they do not, and 2 if an end is no atom.
+// Where the edges of each receiver begin, and the same edges ordered by sender; edges come sorted by receiver. Returns
+// 1 if they do not, and 2 if an end is no atom.
 extern "C" int gfmpot_topology(Index atoms, Index edges, const Index* senders, const Index* receivers, Index* offsets,
                                Index* sender_offsets, Index* by_sender) {
   for (Index e = 0; e < edges; ++e) {
@@ -118,9 +118,10 @@ extern "C" int gfmpot_topology(Index atoms, Index edges, const Index* senders, c
 
 // The edges shorter than the cutoff, in order: their number, senders and then receivers, shifts, lengths. Lengths are
 // computed number by number as in gfmpot/graph/neighbours.py, without fused operations, so that lists agree to the bit.
-extern "C" GFMPOT_AS_WRITTEN void gfmpot_within_f64(Index edges, const Index* senders, const Index* receivers, const Index* shifts,
-                                  const double* positions, const double* cell, double cutoff, Index* count, Index* ends,
-                                  Index* kept_shifts, double* lengths, int) {
+extern "C" GFMPOT_AS_WRITTEN void gfmpot_within_f64(Index edges, const Index* senders, const Index* receivers,
+                                                    const Index* shifts, const double* positions, const double* cell,
+                                                    double cutoff, Index* count, Index* ends, Index* kept_shifts,
+                                                    double* lengths, int) {
 #ifdef __clang__
 #pragma STDC FP_CONTRACT OFF
 #endif
@@ -154,13 +155,14 @@ extern "C" void gfmpot_edge_vectors_f64(Index edges, const Index* senders, const
     const double* cell = cells + 9 * structures[receivers[e]];
     const Index* n = shifts + 3 * e;
     for (int c = 0; c < 3; ++c)
-      vectors[3 * e + c] = to[c] - from[c] + (double(n[0]) * cell[c] + double(n[1]) * cell[3 + c] + double(n[2]) * cell[6 + c]);
+      vectors[3 * e + c] =
+          to[c] - from[c] + (double(n[0]) * cell[c] + double(n[1]) * cell[3 + c] + double(n[2]) * cell[6 + c]);
   }
 }
 
 // Forces (N, 3) from the gradients of edge vectors (E, 3): each edge pulls its two atoms in opposite directions.
-extern "C" void gfmpot_forces_f64(Index atoms, const Index* offsets, const Index* sender_offsets, const Index* by_sender,
-                                  const double* gradients, double* forces, int threads) {
+extern "C" void gfmpot_forces_f64(Index atoms, const Index* offsets, const Index* sender_offsets,
+                                  const Index* by_sender, const double* gradients, double* forces, int threads) {
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (Index i = 0; i < atoms; ++i) {
     double sent[3] = {}, received[3] = {};
@@ -191,14 +193,14 @@ extern "C" void gfmpot_virials_f64(Index structures, Index atoms, const Index* s
   }
 }
 
-#define GFMPOT_INSTANCES(T, S)                                                                                         \
-  extern "C" void gfmpot_radial_##S(Index edges, Index functions, double cutoff, const double* vectors, T* basis,     \
-                                    T* slopes, T* units, int threads) {                                               \
-    radial<T>(edges, functions, cutoff, vectors, basis, slopes, units, threads);                                      \
-  }                                                                                                                    \
-  extern "C" void gfmpot_radial_backward_##S(Index edges, Index functions, const double* vectors, const T* slopes,    \
-                                             const T* g_basis, const T* g_units, double* gradient, int threads) {     \
-    radial_backward<T>(edges, functions, vectors, slopes, g_basis, g_units, gradient, threads);                       \
+#define GFMPOT_INSTANCES(T, S)                                                                                     \
+  extern "C" void gfmpot_radial_##S(Index edges, Index functions, double cutoff, const double* vectors, T* basis,  \
+                                    T* slopes, T* units, int threads) {                                            \
+    radial<T>(edges, functions, cutoff, vectors, basis, slopes, units, threads);                                   \
+  }                                                                                                                \
+  extern "C" void gfmpot_radial_backward_##S(Index edges, Index functions, const double* vectors, const T* slopes, \
+                                             const T* g_basis, const T* g_units, double* gradient, int threads) {  \
+    radial_backward<T>(edges, functions, vectors, slopes, g_basis, g_units, gradient, threads);                    \
   }
 
 GFMPOT_INSTANCES(float, f32)

@@ -19,7 +19,10 @@ using namespace gfmpot;
 namespace {
 
 // Features are done in blocks, so that filters stay in the first-level cache and rows of neighbours in the second.
-template <class T> constexpr Index block() { return 1024 / sizeof(T); }
+template <class T>
+constexpr Index block() {
+  return 1024 / sizeof(T);
+}
 
 template <class T>
 struct Message {
@@ -83,8 +86,10 @@ void forward(const Message<T>& m, Index atoms, const T* s_in, T* s_out, T* v_out
         T *s = s_out + i * F + f, *v = v_out + 3 * i * F + f;
         std::copy_n(s_in + i * F + f, n, s);
         for (Index c = 0; c < 3; ++c)
-          if constexpr (First) std::fill_n(v + c * F, n, T(0));
-          else std::copy_n(m.v + (3 * i + c) * F + f, n, v + c * F);
+          if constexpr (First)
+            std::fill_n(v + c * F, n, T(0));
+          else
+            std::copy_n(m.v + (3 * i + c) * F + f, n, v + c * F);
         for (Index e = m.offsets[i]; e < m.offsets[i + 1]; ++e) {
           const Index j = m.ends[e];
           filter<T, First>(F, n, K, m.basis + e * K, m.filters + f, w.data());
@@ -116,17 +121,20 @@ template <class T>
 inline void project_all(Index F, Index n, Index gates, Index K, const T* filters, const T* products, T* grads) {
   for (; K > 12; K -= 8, filters += 8 * gates * F, grads += 8) project<8>(F, n, gates, filters, products, grads);
   switch (K) {
-#define GFMPOT_CASE(k) case k: return project<k>(F, n, gates, filters, products, grads);
-    GFMPOT_CASE(1) GFMPOT_CASE(2) GFMPOT_CASE(3) GFMPOT_CASE(4) GFMPOT_CASE(5) GFMPOT_CASE(6)
-    GFMPOT_CASE(7) GFMPOT_CASE(8) GFMPOT_CASE(9) GFMPOT_CASE(10) GFMPOT_CASE(11) GFMPOT_CASE(12)
+#define GFMPOT_CASE(k) \
+  case k:              \
+    return project<k>(F, n, gates, filters, products, grads);
+    GFMPOT_CASE(1)
+    GFMPOT_CASE(2) GFMPOT_CASE(3) GFMPOT_CASE(4) GFMPOT_CASE(5) GFMPOT_CASE(6) GFMPOT_CASE(7) GFMPOT_CASE(8)
+        GFMPOT_CASE(9) GFMPOT_CASE(10) GFMPOT_CASE(11) GFMPOT_CASE(12)
 #undef GFMPOT_CASE
   }
 }
 
 // What one edge gives to the gradients of its length (products, still to be projected) and of its direction.
 template <class T, bool First>
-inline void edge_products(Index F, Index n, const T* w, const T* phi, const T* v, const T* gs, const T* gv, const T* unit,
-                          T* products, T* g_unit) {
+inline void edge_products(Index F, Index n, const T* w, const T* phi, const T* v, const T* gs, const T* gv,
+                          const T* unit, T* products, T* g_unit) {
   const T ux = unit[0], uy = unit[1], uz = unit[2];
   Sum3<T> sums;
   over_features<T>(n, [=, &sums](auto zero, Index f) GFMPOT_INLINE {
@@ -136,7 +144,7 @@ inline void edge_products(Index F, Index n, const T* w, const T* phi, const T* v
     store<T>(products + F + f, say * (x * ux + y * uy + z * uz));
     if constexpr (!First)
       store<T>(products + 2 * F + f,
-            load<V>(phi + 2 * F + f) * (load<V>(v + f) * x + load<V>(v + F + f) * y + load<V>(v + 2 * F + f) * z));
+               load<V>(phi + 2 * F + f) * (load<V>(v + f) * x + load<V>(v + F + f) * y + load<V>(v + 2 * F + f) * z));
     const V to_v = load<V>(w + f) * say;
     V* unit_sums = sums.template parts<V>();
     unit_sums[0] += to_v * x;
@@ -230,8 +238,8 @@ void backward(const Message<T>& m, Index atoms, const Index* edges, const T* gs,
 // Sums over neighbours, by kind of sender, of the basis (N, U K), and of the basis along each axis (N, 3, U K), for U
 // kinds. What senders of one kind say in the first message is the same: products with these sums are all of it.
 template <class T>
-void kind_sums(Index atoms, Index K, Index kinds, const Index* offsets, const Index* rows, const T* basis, const T* units,
-               T* scalars, T* vectors, int threads) {
+void kind_sums(Index atoms, Index K, Index kinds, const Index* offsets, const Index* rows, const T* basis,
+               const T* units, T* scalars, T* vectors, int threads) {
   const Index width = kinds * K;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (Index i = 0; i < atoms; ++i) {
@@ -276,37 +284,38 @@ void kind_sums_backward(Index atoms, Index K, Index kinds, const Index* offsets,
 }  // namespace
 
 #define GFMPOT_INSTANCES(T, S)                                                                                         \
-  extern "C" void gfmpot_message_##S(Index atoms, Index features, Index functions, const Index* offsets,              \
-                                     const Index* rows, const T* basis, const T* units, const T* filters,             \
-                                     const T* phi, const T* v, const T* s_in, T* s_out, T* v_out, int threads) {      \
-    const Message<T> m{features, functions, offsets, rows, basis, units, filters, phi, v};                            \
-    if (v) forward<T, false>(m, atoms, s_in, s_out, v_out, threads);                                                  \
-    else forward<T, true>(m, atoms, s_in, s_out, v_out, threads);                                                     \
+  extern "C" void gfmpot_message_##S(Index atoms, Index features, Index functions, const Index* offsets,               \
+                                     const Index* rows, const T* basis, const T* units, const T* filters,              \
+                                     const T* phi, const T* v, const T* s_in, T* s_out, T* v_out, int threads) {       \
+    const Message<T> m{features, functions, offsets, rows, basis, units, filters, phi, v};                             \
+    if (v)                                                                                                             \
+      forward<T, false>(m, atoms, s_in, s_out, v_out, threads);                                                        \
+    else                                                                                                               \
+      forward<T, true>(m, atoms, s_in, s_out, v_out, threads);                                                         \
   }                                                                                                                    \
-  extern "C" void gfmpot_first_message_backward_##S(                                                                  \
-      Index atoms, Index features, Index functions, const Index* offsets, const Index* rows, const T* basis,          \
+  extern "C" void gfmpot_first_message_backward_##S(                                                                   \
+      Index atoms, Index features, Index functions, const Index* offsets, const Index* rows, const T* basis,           \
       const T* units, const T* filters, const T* phi, const T* gs, const T* gv, T* g_basis, T* g_units, int threads) { \
-    const Message<T> m{features, functions, offsets, rows, basis, units, filters, phi, nullptr};                      \
-    backward_first<T>(m, atoms, gs, gv, g_basis, g_units, threads);                                                   \
+    const Message<T> m{features, functions, offsets, rows, basis, units, filters, phi, nullptr};                       \
+    backward_first<T>(m, atoms, gs, gv, g_basis, g_units, threads);                                                    \
   }                                                                                                                    \
-  extern "C" void gfmpot_kind_sums_##S(Index atoms, Index functions, Index kinds, const Index* offsets,               \
-                                       const Index* rows, const T* basis, const T* units, T* scalars, T* vectors,     \
-                                       int threads) {                                                                 \
-    kind_sums<T>(atoms, functions, kinds, offsets, rows, basis, units, scalars, vectors, threads);                    \
+  extern "C" void gfmpot_kind_sums_##S(Index atoms, Index functions, Index kinds, const Index* offsets,                \
+                                       const Index* rows, const T* basis, const T* units, T* scalars, T* vectors,      \
+                                       int threads) {                                                                  \
+    kind_sums<T>(atoms, functions, kinds, offsets, rows, basis, units, scalars, vectors, threads);                     \
   }                                                                                                                    \
-  extern "C" void gfmpot_kind_sums_backward_##S(                                                                      \
-      Index atoms, Index functions, Index kinds, const Index* offsets, const Index* rows, const T* basis,             \
-      const T* units, const T* g_scalar, const T* g_vector, T* g_basis, T* g_units, int threads) {                    \
-    kind_sums_backward<T>(atoms, functions, kinds, offsets, rows, basis, units, g_scalar, g_vector, g_basis, g_units, \
+  extern "C" void gfmpot_kind_sums_backward_##S(Index atoms, Index functions, Index kinds, const Index* offsets,       \
+                                                const Index* rows, const T* basis, const T* units, const T* g_scalar,  \
+                                                const T* g_vector, T* g_basis, T* g_units, int threads) {              \
+    kind_sums_backward<T>(atoms, functions, kinds, offsets, rows, basis, units, g_scalar, g_vector, g_basis, g_units,  \
                           threads);                                                                                    \
   }                                                                                                                    \
-  extern "C" void gfmpot_message_backward_##S(Index atoms, Index features, Index functions, const Index* offsets,     \
-                                              const Index* edges, const Index* receivers, const T* basis,             \
-                                              const T* units, const T* filters, const T* phi, const T* v,             \
-                                              const T* gs, const T* gv, T* g_basis, T* g_units, T* g_phi, T* g_v,     \
-                                              int threads) {                                                          \
-    const Message<T> m{features, functions, offsets, receivers, basis, units, filters, phi, v};                       \
-    backward<T>(m, atoms, edges, gs, gv, g_basis, g_units, g_phi, g_v, threads);                                      \
+  extern "C" void gfmpot_message_backward_##S(Index atoms, Index features, Index functions, const Index* offsets,      \
+                                              const Index* edges, const Index* receivers, const T* basis,              \
+                                              const T* units, const T* filters, const T* phi, const T* v, const T* gs, \
+                                              const T* gv, T* g_basis, T* g_units, T* g_phi, T* g_v, int threads) {    \
+    const Message<T> m{features, functions, offsets, receivers, basis, units, filters, phi, v};                        \
+    backward<T>(m, atoms, edges, gs, gv, g_basis, g_units, g_phi, g_v, threads);                                       \
   }
 
 GFMPOT_INSTANCES(float, f32)

@@ -11,13 +11,19 @@ using namespace gfmpot;
 
 namespace {
 
-constexpr Index REGISTERS = 3;                                     // of a panel's row
-constexpr Index ROWS = GFMPOT_VECTOR_BYTES == 64 ? 8 : 4;          // of c at once: as many sums as registers hold
-constexpr Index DEPTH = 128;                                       // of b at once: a piece of panel in the first cache
-constexpr Index TILE = 24 * ROWS;                                  // rows of a thread at once
+constexpr Index REGISTERS = 3;                             // of a panel's row
+constexpr Index ROWS = GFMPOT_VECTOR_BYTES == 64 ? 8 : 4;  // of c at once: as many sums as registers hold
+constexpr Index DEPTH = 128;                               // of b at once: a piece of panel in the first cache
+constexpr Index TILE = 24 * ROWS;                          // rows of a thread at once
 
-template <class T> constexpr Index lanes() { return sizeof(Single<T>) / sizeof(T); }
-template <class T> constexpr Index panel() { return REGISTERS * lanes<T>(); }
+template <class T>
+constexpr Index lanes() {
+  return sizeof(Single<T>) / sizeof(T);
+}
+template <class T>
+constexpr Index panel() {
+  return REGISTERS * lanes<T>();
+}
 
 // rows x panel numbers of c, from `depth` columns of a; `sums` are what they begin with and become.
 template <class T, int rows>
@@ -56,8 +62,10 @@ template <class T, int rows>
 void last_rows(Index left, const T* a, Index K, const T* b, Index depth, const T* bias, T* c, Index N, Index columns,
                bool first) {
   if constexpr (rows > 0) {
-    if (left == rows) piece<T, rows>(a, K, b, depth, bias, c, N, columns, first);
-    else last_rows<T, rows - 1>(left, a, K, b, depth, bias, c, N, columns, first);
+    if (left == rows)
+      piece<T, rows>(a, K, b, depth, bias, c, N, columns, first);
+    else
+      last_rows<T, rows - 1>(left, a, K, b, depth, bias, c, N, columns, first);
   }
 }
 

@@ -1,4 +1,5 @@
-// What lies between the matrix products of a PaiNN update (gfmpot/models/backbones/painn.py), and its first derivatives.
+// What lies between the matrix products of a PaiNN update (gfmpot/models/backbones/painn.py), and its first
+// derivatives.
 //
 // Plain C functions on raw pointers, called through ctypes. N atoms, F features; uw (N, 3, 2 F) holds U v and W v.
 
@@ -10,11 +11,15 @@ using namespace gfmpot;
 
 namespace {
 
-template <class T> GFMPOT_INLINE inline Single<T> root(Single<T> v) {
+template <class T>
+GFMPOT_INLINE inline Single<T> root(Single<T> v) {
   for (std::size_t i = 0; i < sizeof(v) / sizeof(T); ++i) v[i] = std::sqrt(v[i]);
   return v;
 }
-template <class T> inline Wide<T> root(const Wide<T>& v) { return {root<T>(v.a), root<T>(v.b)}; }
+template <class T>
+inline Wide<T> root(const Wide<T>& v) {
+  return {root<T>(v.a), root<T>(v.b)};
+}
 
 template <class T>
 void products(Index atoms, Index F, T softness, const T* uw, const T* s, T* mixed, T* dot, int threads) {
@@ -60,7 +65,8 @@ void apply(Index atoms, Index F, const T* gates, const T* dot, const T* uw, T* s
 }
 
 template <class T, bool Last>
-void apply_backward(Index atoms, Index F, const T* gs, const T* gv, const T* dot, const T* uw, T* g_gates, int threads) {
+void apply_backward(Index atoms, Index F, const T* gs, const T* gv, const T* dot, const T* uw, T* g_gates,
+                    int threads) {
   constexpr Index n = Last ? 2 : 3;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (Index i = 0; i < atoms; ++i) {
@@ -82,7 +88,8 @@ void apply_backward(Index atoms, Index F, const T* gs, const T* gv, const T* dot
   }
 }
 
-// g_mixed (N, 2 F) holds gradients of s and of the norm; gs becomes that of the s that came in, g_uw that of U v and W v.
+// g_mixed (N, 2 F) holds gradients of s and of the norm; gs becomes that of the s that came in, g_uw that of U v and W
+// v.
 template <class T, bool Last>
 void products_backward(Index atoms, Index F, const T* g_mixed, const T* gv, const T* gates, const T* mixed, const T* uw,
                        T* gs, T* g_uw, int threads) {
@@ -112,26 +119,32 @@ void products_backward(Index atoms, Index F, const T* g_mixed, const T* gv, cons
 
 }  // namespace
 
-#define GFMPOT_INSTANCES(T, S)                                                                                         \
-  extern "C" void gfmpot_update_products_##S(Index atoms, Index features, double softness, const T* uw, const T* s,   \
-                                             T* mixed, T* dot, int threads) {                                         \
-    products<T>(atoms, features, T(softness), uw, s, mixed, dot, threads);                                            \
-  }                                                                                                                    \
-  extern "C" void gfmpot_update_apply_##S(Index atoms, Index features, const T* gates, const T* dot, const T* uw,     \
-                                          T* s, T* v, int threads) {                                                  \
-    if (v) apply<T, false>(atoms, features, gates, dot, uw, s, v, threads);                                           \
-    else apply<T, true>(atoms, features, gates, dot, uw, s, v, threads);                                              \
-  }                                                                                                                    \
-  extern "C" void gfmpot_update_apply_backward_##S(Index atoms, Index features, const T* gs, const T* gv,             \
-                                                   const T* dot, const T* uw, T* g_gates, int threads) {              \
-    if (gv) apply_backward<T, false>(atoms, features, gs, gv, dot, uw, g_gates, threads);                             \
-    else apply_backward<T, true>(atoms, features, gs, gv, dot, uw, g_gates, threads);                                 \
-  }                                                                                                                    \
-  extern "C" void gfmpot_update_products_backward_##S(Index atoms, Index features, const T* g_mixed, const T* gv,     \
-                                                      const T* gates, const T* mixed, const T* uw, T* gs, T* g_uw,    \
-                                                      int threads) {                                                  \
-    if (gv) products_backward<T, false>(atoms, features, g_mixed, gv, gates, mixed, uw, gs, g_uw, threads);           \
-    else products_backward<T, true>(atoms, features, g_mixed, gv, gates, mixed, uw, gs, g_uw, threads);               \
+#define GFMPOT_INSTANCES(T, S)                                                                                      \
+  extern "C" void gfmpot_update_products_##S(Index atoms, Index features, double softness, const T* uw, const T* s, \
+                                             T* mixed, T* dot, int threads) {                                       \
+    products<T>(atoms, features, T(softness), uw, s, mixed, dot, threads);                                          \
+  }                                                                                                                 \
+  extern "C" void gfmpot_update_apply_##S(Index atoms, Index features, const T* gates, const T* dot, const T* uw,   \
+                                          T* s, T* v, int threads) {                                                \
+    if (v)                                                                                                          \
+      apply<T, false>(atoms, features, gates, dot, uw, s, v, threads);                                              \
+    else                                                                                                            \
+      apply<T, true>(atoms, features, gates, dot, uw, s, v, threads);                                               \
+  }                                                                                                                 \
+  extern "C" void gfmpot_update_apply_backward_##S(Index atoms, Index features, const T* gs, const T* gv,           \
+                                                   const T* dot, const T* uw, T* g_gates, int threads) {            \
+    if (gv)                                                                                                         \
+      apply_backward<T, false>(atoms, features, gs, gv, dot, uw, g_gates, threads);                                 \
+    else                                                                                                            \
+      apply_backward<T, true>(atoms, features, gs, gv, dot, uw, g_gates, threads);                                  \
+  }                                                                                                                 \
+  extern "C" void gfmpot_update_products_backward_##S(Index atoms, Index features, const T* g_mixed, const T* gv,   \
+                                                      const T* gates, const T* mixed, const T* uw, T* gs, T* g_uw,  \
+                                                      int threads) {                                                \
+    if (gv)                                                                                                         \
+      products_backward<T, false>(atoms, features, g_mixed, gv, gates, mixed, uw, gs, g_uw, threads);               \
+    else                                                                                                            \
+      products_backward<T, true>(atoms, features, g_mixed, gv, gates, mixed, uw, gs, g_uw, threads);                \
   }
 
 GFMPOT_INSTANCES(float, f32)
