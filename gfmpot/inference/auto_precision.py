@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import torch
 
 from gfmpot.config import did_you_mean, from_mapping
 from gfmpot.graph import AtomGraph, InvalidStructureError
@@ -96,7 +97,8 @@ def choose_precision(graph: AtomGraph, tolerance: Tolerance, make_predictor: Cal
     """Try all precisions on ``graph``, and take the cheapest that the tolerance allows.
 
     That is float32 if it is within the tolerance, or bfloat16 if that is too and takes less than :data:`WORTH` of the
-    time; float64 if neither is. Differences repeat bit for bit on a CPU, and of times only a clear gap enters.
+    time; float64 otherwise (if bfloat16 alone is within the tolerance, that is luck). Differences repeat bit for bit on
+    a CPU, and of times only a clear gap enters. A precision that the hardware does not have is logged and not taken.
 
     Args:
         graph: one or several structures.
@@ -106,15 +108,16 @@ def choose_precision(graph: AtomGraph, tolerance: Tolerance, make_predictor: Cal
     Raises:
         ValueError: structures that the model cannot answer for.
     """
-    predictors = {name: make_predictor(name) for name in ("fp64", "fp32", "bf16")}
-    expected = predictors["fp64"](graph)
-    differences = {name: _difference(predictor, graph, expected) for name, predictor in predictors.items()}
-    times = _seconds([predictors[name] for name in predictors if np.isfinite(differences[name]).all()], graph)
-    trials = {name: Trial(name, *differences[name], times.get(name, math.inf)) for name in ("fp32", "bf16", "fp64")}
-    possible = [name for name, trial in trials.items() if trial.within(tolerance)]
-    chosen = possible[0]
-    if possible[:2] == ["fp32", "bf16"] and trials["bf16"].seconds < WORTH * trials["fp32"].seconds:
-        chosen = "bf16"
+    exact = make_predictor("fp64")
+    expected = exact(graph)
+    tried = {name: _tried(name, make_predictor, graph, expected) for name in ("fp32", "bf16")}
+    tried["fp64"] = exact, _difference(exact, graph, expected)
+    times = _seconds([predictor for predictor, off in tried.values() if predictor and np.isfinite(off).all()], graph)
+    trials = {name: Trial(name, *off, times.get(name, math.inf)) for name, (_, off) in tried.items()}
+    chosen = "fp64"
+    if trials["fp32"].within(tolerance):
+        faster = trials["bf16"].seconds < WORTH * trials["fp32"].seconds
+        chosen = "bf16" if faster and trials["bf16"].within(tolerance) else "fp32"
     return Choice(chosen, tolerance, tuple(trials.values()))
 
 
@@ -201,6 +204,20 @@ def build_predictor(
     if tolerance is not None:
         raise ValueError(f"a tolerance is for precision 'auto' to keep, got precision {precision!r}; leave one out")
     return Predictor(model, precision=precision, **options)
+
+
+def _tried(
+    name: str, make_predictor: Callable[[str], Predictor], graph: AtomGraph, expected: Sequence[Results]
+) -> tuple[Predictor | None, tuple[float, float]]:
+    """A predictor and its :func:`_difference`; None and infinite if this machine cannot run it."""
+    try:
+        predictor = make_predictor(name)
+        return predictor, _difference(predictor, graph, expected)
+    except torch.OutOfMemoryError:  # of the device, not of the precision
+        raise
+    except RuntimeError as error:  # as PyTorch says that a processor has no bfloat16
+        _log.warning("precision auto: %s does not run here (%s)", name, str(error).partition("\n")[0])
+        return None, (math.inf, math.inf)
 
 
 def _difference(predictor: Predictor, graph: AtomGraph, expected: Sequence[Results]) -> tuple[float, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import json
 import logging
 import pickle
@@ -11,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 
@@ -77,7 +79,7 @@ class Stub:
         ({"bf16": (0, 2e-3)}, {"bf16": 0.1}, "fp32"),
         ({"bf16": (0.9e-4, 0.9e-3)}, {"bf16": 0.1}, "bf16"),
         ({"bf16": None}, {"bf16": 0.1}, "fp32"),
-        ({"fp32": (2e-4, 0)}, {}, "bf16"),
+        ({"fp32": (2e-4, 0)}, {"bf16": 0.1}, "fp64"),
         ({"fp32": (0, 2e-3), "bf16": (0, 2e-3)}, {"fp32": 0.1, "bf16": 0.1}, "fp64"),
         ({"fp32": None, "bf16": None}, {}, "fp64"),
     ],
@@ -93,6 +95,52 @@ def test_the_cheapest_within_the_tolerance(
         expected = errors.get(trial.precision, (0.0, 0.0)) or (np.inf, np.inf)
         assert (trial.energy, trial.forces) == pytest.approx(expected, abs=1e-12)
     assert str(choice).startswith(f"precision auto: {chosen} (tolerance 0.0001 eV/atom, 0.001 eV/Å; fp32 ")
+
+
+def test_answers_that_do_not_repeat_leave_float64(clock: dict[str, float]) -> None:
+    """As with sums on a GPU whose order is left to chance, and a tolerance below that."""
+    calls = itertools.count()
+
+    class Restless(Stub):
+        def __call__(self, graph: AtomGraph) -> list[dict[str, Any]]:
+            self.error = (1e-12 * next(calls), 0.0)
+            return super().__call__(graph)
+
+    tiny = Tolerance(energy=1e-15, forces=1e-15)
+    choice = choose_precision(graph(salt()), tiny, lambda precision: Restless(precision, {}))
+    assert choice.precision == "fp64"
+    assert not any(trial.within(tiny) for trial in choice.trials)
+
+
+@pytest.mark.parametrize("when", ["made", "called"])
+def test_what_the_hardware_does_not_have_is_not_taken(
+    clock: dict[str, float], caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    message = "mkldnn_bf16 device check failed\nand a trace"
+
+    class Refusing(Stub):
+        def __call__(self, graph: AtomGraph) -> list[dict[str, Any]]:
+            if self.precision == "bf16":
+                raise RuntimeError(message)
+            return super().__call__(graph)
+
+    def make(precision: str) -> Stub:
+        if when == "made" and precision == "bf16":
+            raise RuntimeError(message)
+        return Refusing(precision, {})
+
+    clock.pop("bf16")  # nothing that does not run is timed
+    choice = choose_precision(graph(salt()), Tolerance(), make)
+    assert choice.precision == "fp32"
+    assert choice.trials[1].seconds == choice.trials[1].energy == np.inf
+    (record,) = caplog.records
+    assert record.getMessage() == "precision auto: bf16 does not run here (mkldnn_bf16 device check failed)"
+
+    def full(precision: str) -> Stub:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        choose_precision(graph(salt()), Tolerance(), lambda name: Stub(name, {}) if name == "fp64" else full(name))
 
 
 def test_errors_are_measured(potential: Potential, clock: dict[str, float]) -> None:
