@@ -169,12 +169,16 @@ def _work(screening: Screening, workers: int) -> Outcome:
 
 
 def _tell_beginning(screening: Screening, done: int, blocks: int) -> None:
+    from gfmpot.inference.screening.inputs import HIDDEN
+
     plan = screening.plan
     for suffix, count in plan.passed_over.items():
-        note(f"passed over {count} files {suffix} in folders: no structures", "yellow")
+        what = "hidden files and folders" if suffix == HIDDEN else f"files {suffix}"
+        note(f"passed over {count} {what} in folders: no structures", "yellow")
     for item in plan.inputs:
         if item.problem:
-            note(f"{item.path} cannot be read: {item.problem}", "yellow")
+            rest = f" after its first {item.records} structures" if item.records else ""
+            note(f"cannot be read{rest}: {item.problem}", "yellow")
     if 0 < done < blocks:
         note(f"going on: {done} of {blocks} blocks are done")
 
@@ -198,6 +202,10 @@ def _finish(screening: Screening, outcome: Outcome) -> None:
     if closed["structures"] and closed["quarantined"] == closed["structures"]:
         closed["problems"].append(
             f"not one structure could be screened: {screening.folder.path}/quarantine.jsonl says why"
+        )
+    if unreadable := closed["unreadable_files"]:
+        closed["problems"].append(
+            f"{unreadable} files could not be read to their end: {screening.folder.path}/quarantine.jsonl says why"
         )
     report(closed["problems"])
 

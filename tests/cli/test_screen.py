@@ -154,6 +154,18 @@ def test_nothing_but_bad_structures(screen) -> None:
     assert "2 structures from 1 files: 0 written" in result.stdout
 
 
+def test_files_that_cannot_be_read_to_their_end_are_a_failure(screen, tmp_path: Path) -> None:
+    write("a.extxyz", candidates())
+    text = (tmp_path / "a.extxyz").read_text()
+    (tmp_path / "half.extxyz").write_text(text + "nonsense\n" + text)
+    (tmp_path / "bad.extxyz").write_text("nonsense\n")
+    result = screen("a.extxyz", "half.extxyz", "bad.extxyz", "-o", "out", code=1)
+    assert "24 structures from 3 files, 2 of them unreadable: 24 written" in result.stdout
+    assert "2 files could not be read to their end: out/quarantine.jsonl says why" in result.stderr
+    assert "cannot be read after its first 12 structures: half.extxyz: frame 12 should begin with" in result.stderr
+    assert "cannot be read: bad.extxyz: frame 0 should begin with" in result.stderr
+
+
 def test_without_pyarrow(screen, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     write("a.extxyz", candidates(2))

@@ -10,6 +10,8 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
+from ase.io import read, write
+from screening_samples import many
 
 from gfmpot.inference import Predictor
 from gfmpot.inference.screening import Outcome, Screening, Settings
@@ -67,3 +69,10 @@ def screen(predictor: Predictor, tmp_path: Path) -> Screen:
         return screening, screening.work(workers=workers)
 
     return run
+
+
+@pytest.fixture
+def files(tmp_path: Path, candidates: list[Atoms]) -> list[Atoms]:
+    """``a.extxyz`` with bad structures among good ones; returns them as they are read."""
+    write(tmp_path / "a.extxyz", many(candidates))
+    return read(tmp_path / "a.extxyz", ":")

@@ -274,7 +274,34 @@ def test_folders_are_searched(tmp_path: Path, candidates: list[Atoms]) -> None:
         "deep/POSCAR": "whole",
         "deep/er/c.db": "ase_db",
     }
-    assert others == {".txt": 1, "README": 1}
+    assert others == {".txt": 1, "README": 1, "hidden": 1}
+
+
+def test_links_are_followed_and_those_that_lead_nowhere_or_in_circles_do_no_harm(tmp_path: Path, candidates) -> None:
+    for name in ("in/deep", "elsewhere", "in/.git"):
+        (tmp_path / name).mkdir(parents=True)
+    write_extxyz(tmp_path / "elsewhere/a.extxyz", candidates)
+    for name in (".git/a.cif", ".b.cif", ".DS_Store"):
+        (tmp_path / "in" / name).write_text("x")
+    (tmp_path / "in/linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in/deep/circle").symlink_to(tmp_path / "in")
+    (tmp_path / "in/deep/gone.extxyz").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "in/deep/self.extxyz").symlink_to("self.extxyz")
+    files, others = find([tmp_path / "in"])
+    assert [str(path.relative_to(tmp_path / "in")) for path, _ in files] == [
+        "deep/gone.extxyz",
+        "deep/self.extxyz",
+        "linked/a.extxyz",
+    ]
+    assert others == {"hidden": 3}
+    items = [survey(path, kind, PLAIN, MARKS) for path, kind in files]
+    assert [item.records for item in items] == [0, 0, 7]
+    assert "No such file" in items[0].problem
+    for item in items:
+        item.check()
+    write_extxyz(tmp_path / "nowhere", candidates)
+    with pytest.raises(ValueError, match="has changed since"):
+        items[0].check()
 
 
 def test_missing_inputs(tmp_path: Path) -> None:

@@ -1,15 +1,7 @@
-"""Runs: values, exactly once, going on, several processes, and what must not pass."""
+"""Runs: values, each structure exactly once, relaxation."""
 
 from __future__ import annotations
 
-import json
-import os
-import signal
-import socket
-import subprocess
-import sys
-import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,57 +11,16 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.io import read, write
+from screening_samples import BAD, expected, halved, refused, table
 
-from gfmpot.graph import BatchBudget, graph_from_atoms
+from gfmpot.graph import BatchBudget
 from gfmpot.inference import Predictor
-from gfmpot.inference.screening import Outcome, Relaxation, Relaxer, Screening, Settings, check
+from gfmpot.inference.screening import Outcome, Relaxer, Screening, Settings, check
 from gfmpot.inference.screening import running as module
-from gfmpot.inference.screening.locks import Locks
-from gfmpot.inference.screening.readers import Readers
 from gfmpot.inference.screening.tables import read_summary
 from gfmpot.models import Potential
-from gfmpot.ranks.launch import Launch
 
 pytest.importorskip("pyarrow", reason='needs pyarrow: pip install "gfmpot[parquet]"')
-
-BAD = [
-    Atoms("OH2", [[0, 0, 0], [0, 0, 1], [0, 0, 1.05]]),  # coincident
-    Atoms("W"),  # unsupported
-    Atoms("He", info={"charge": 0.5}),
-    Atoms("H2", [[0, 0, 0], [0, 0, 0.7]], info={"spin": 2}),
-]
-
-
-def many(candidates: list[Atoms], copies: int = 5) -> list[Atoms]:
-    """Bad ones among the good ones, all different."""
-    found: list[Atoms] = []
-    for copy in range(copies):
-        for i, atoms in enumerate(candidates):
-            found.append(atoms.copy())
-            found[-1].positions *= 1 + 0.001 * copy
-            found += [bad.copy() for bad in BAD if (copy + i) % 6 == 0]
-    return found
-
-
-def table(folder: Path) -> pd.DataFrame:
-    return pd.read_parquet(folder / "results.parquet").sort_values(["file", "index"], ignore_index=True)
-
-
-def refused(folder: Path) -> list[dict]:
-    lines = [line for path in sorted(folder.glob("quarantine/*.jsonl")) for line in path.read_text().splitlines()]
-    return [json.loads(line) for line in lines]
-
-
-def expected(predictor: Predictor, atoms: Atoms) -> dict:
-    (found,) = predictor(graph_from_atoms(atoms, cutoff=predictor.cutoff))
-    return found
-
-
-@pytest.fixture
-def files(tmp_path: Path, candidates: list[Atoms]) -> list[Atoms]:
-    """``a.extxyz`` with bad structures among good ones; returns them as they are read."""
-    write(tmp_path / "a.extxyz", many(candidates))
-    return read(tmp_path / "a.extxyz", ":")
 
 
 def test_values_are_the_predictors(screen, predictor: Predictor, tmp_path: Path, candidates: list[Atoms]) -> None:
@@ -197,17 +148,24 @@ def test_nothing_selected_and_nothing_good_still_are_blocks(screen, tmp_path: Pa
     assert check(tmp_path / "out") == []
 
 
+def test_a_branch_that_does_not_answer_supports_nothing(small_potential: Potential) -> None:
+    both = Predictor(small_potential, device="cpu")
+    assert [29 in elements for elements in module.answering(both)] == [True, False]
+    head = Predictor(small_potential, device="cpu", head="molecules-pbe0")
+    assert [29 in elements for elements in module.answering(head)] == [False]
+    weights = Predictor(small_potential, device="cpu", weights={"molecules-pbe0": 1.0})
+    assert [29 in elements for elements in module.answering(weights)] == [False]
+
+
+def test_large_structures_go_alone(screen, tmp_path: Path) -> None:
+    big = bulk("MgO", "rocksalt", 4.2, cubic=True) * (3, 3, 3)
+    write(tmp_path / "a.extxyz", [bulk("MgO", "rocksalt", 4.2), big, bulk("MgO", "rocksalt", 4.21)])
+    screen("a.extxyz")
+    per_atom = table(tmp_path / "out")["energy_per_atom"]
+    assert per_atom[1] == pytest.approx(per_atom[0], abs=1e-9)
+
+
 # --- relaxation
-
-
-def halved(structures: Sequence[Atoms]) -> list[Relaxation | str]:
-    """Stands for a relaxation: shakes less; fails for copper, and puts the atoms of methane on top of each other."""
-    found: list[Relaxation | str] = []
-    for steps, atoms in enumerate(structures):
-        moved = atoms.copy()
-        moved.positions *= 0 if "CH4" in str(atoms.symbols) else 1.01
-        found.append("copper melts" if 29 in atoms.numbers else Relaxation(moved, steps, steps % 2 == 0))
-    return found
 
 
 def test_relaxed_structures_are_evaluated_and_written(screen, predictor: Predictor, tmp_path: Path, candidates) -> None:
@@ -230,286 +188,8 @@ def test_relaxed_structures_are_evaluated_and_written(screen, predictor: Predict
     assert check(tmp_path / "out") == []
 
 
-# --- going on
-
-
-def test_a_stopped_run_goes_on(screen, files: list[Atoms], tmp_path: Path, predictor: Predictor) -> None:
-    screen("a.extxyz", out="whole", block=7)
-    calls = iter([False] * 6 + [True] * 99)
-    first = Screening([tmp_path / "a.extxyz"], tmp_path / "out", predictor, Settings(block=7))
-    outcome = first.work(stopping=lambda: next(calls))
-    assert outcome.stopped
-    assert 0 < outcome.done < outcome.blocks
-    assert "blocks are not done, the first is" in check(tmp_path / "out")[0]
-    with pytest.raises(ValueError, match=r"blocks in .* are not done: the same command goes on"):
-        first.close()
-    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out/results.parquet").iterdir()}
-    assert screen("a.extxyz", block=7)[1].complete
-    assert {path: path.stat().st_mtime_ns for path in before} == before, "what was done is not done again"
-    assert check(tmp_path / "out") == []
-    pd.testing.assert_frame_equal(
-        table(tmp_path / "out").drop(columns="branch_weights"), table(tmp_path / "whole").drop(columns="branch_weights")
-    )
-
-
-KILLED = """
-import sys, time, torch
-from gfmpot.inference import Predictor
-from gfmpot.inference.screening import Screening, Settings
-from gfmpot.models import load
-torch.set_num_threads(1)
-if __name__ == "__main__":
-    predictor = Predictor(sys.argv[3], precision="fp64", device="cpu")
-    screening = Screening([sys.argv[1]], sys.argv[2], predictor, Settings(block=7))
-    screening.work(workers=1, progress=lambda structures, atoms: time.sleep(0.2))
-"""
-
-
-def alive(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def test_kill_9_leaves_each_structure_once_and_no_process(
-    screen, files: list[Atoms], small_potential: Potential, tmp_path: Path
-) -> None:
-    from gfmpot.models import save
-
-    (tmp_path / "killed.py").write_text(KILLED)
-    save(small_potential, tmp_path / "model.safetensors")
-    command = [sys.executable, "killed.py", str(tmp_path / "a.extxyz"), str(tmp_path / "out"), "model.safetensors"]
-    process = subprocess.Popen(command, cwd=tmp_path, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    deadline = time.monotonic() + 60
-    while len(list(tmp_path.glob("out/results.parquet/block-*.parquet"))) < 2:
-        assert time.monotonic() < deadline
-        assert process.poll() is None
-        time.sleep(0.05)
-    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    _, outcome = screen("a.extxyz", block=7)
-    assert outcome.complete
-    assert check(tmp_path / "out") == []
-    assert len(table(tmp_path / "out")) == 35
-    while any(alive(int(child)) for child in children):
-        assert time.monotonic() < deadline, "processes that read ahead end with the one that they read for"
-        time.sleep(0.05)
-
-
-def test_other_runs_are_refused(screen, predictor, small_potential, files, tmp_path: Path, candidates) -> None:
-    screen("a.extxyz", block=7)
-    for settings, message in (
-        ({"block": 8}, "block_size was 7, is 8"),
-        ({"block": 7, "forces": True}, "forces was false, is true"),
-        ({"block": 7, "where": "natoms > 2"}, 'where was null, is "natoms > 2"'),
-        ({"block": 7, "charge": 1}, "charge was 0, is 1"),
-        ({"block": 7, "relaxer": Relaxer(halved, {"fmax": 1})}, "relax was null, is"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            screen("a.extxyz", **settings)
-    for options, message in (
-        ({"head": "solids-pbe"}, "head was null"),
-        ({"weights": {"solids-pbe": 1}}, "weights was"),
-    ):
-        other = Predictor(small_potential, precision="fp64", device="cpu", **options)
-        with pytest.raises(ValueError, match=message):
-            Screening([tmp_path / "a.extxyz"], tmp_path / "out", other, Settings(block=7))
-    write(tmp_path / "b.extxyz", candidates)
-    with pytest.raises(ValueError, match=r"is a screening of .*a\.extxyz, not .*b\.extxyz: choose another folder"):
-        screen("b.extxyz", block=7)
+def test_a_relaxer_that_forgets_some_is_noticed(screen, tmp_path: Path, candidates: list[Atoms]) -> None:
     write(tmp_path / "a.extxyz", candidates)
-    with pytest.raises(ValueError, match=r"a\.extxyz has changed since this run was planned"):
-        screen("a.extxyz", block=7)
-
-
-def test_files_that_come_to_a_folder_are_noticed(screen, tmp_path: Path, candidates: list[Atoms]) -> None:
-    (tmp_path / "in").mkdir()
-    write(tmp_path / "in/a.extxyz", candidates)
-    screen("in")
-    write(tmp_path / "in/b.extxyz", candidates)
-    (tmp_path / "in/a.extxyz").unlink()
-    with pytest.raises(ValueError, match=r"other files in the inputs \(new: .*b\.extxyz; gone: .*a\.extxyz\)"):
-        screen("in")
-
-
-def test_a_file_that_changes_meanwhile_stops_the_run(screen, tmp_path: Path, predictor, candidates) -> None:
-    write(tmp_path / "a.extxyz", candidates)
-    screening = Screening([tmp_path / "a.extxyz"], tmp_path / "out", predictor)
-    write(tmp_path / "a.extxyz", candidates[:3])
-    with pytest.raises(ValueError, match="has changed since this run was planned"):
-        screening.work()
-
-
-def test_overwrite_begins_anew(screen, predictor: Predictor, tmp_path: Path, candidates: list[Atoms]) -> None:
-    write(tmp_path / "a.extxyz", candidates)
-    screen("a.extxyz")
-    write(tmp_path / "a.extxyz", candidates[:2])
-    paths, out = [tmp_path / "a.extxyz"], tmp_path / "out"
-    with pytest.raises(ValueError, match="several ranks cannot agree"):
-        Screening(paths, out, predictor, overwrite=True, launch=Launch(0, 2, 0, 2))
-    assert Screening(paths, out, predictor, overwrite=True).work().complete
-    assert len(table(out)) == 2
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other/thesis.tex").write_text("x")
-    with pytest.raises(FileExistsError, match="holds other things than a screening"):
-        Screening(paths, tmp_path / "other", predictor, overwrite=True)
-    assert (tmp_path / "other/thesis.tex").exists()
-
-
-def test_a_file_or_nothing_to_write_to(screen, predictor: Predictor, tmp_path: Path, candidates: list[Atoms]) -> None:
-    write(tmp_path / "a.extxyz", candidates)
-    with pytest.raises(FileExistsError, match=r"a\.extxyz is a file: give a folder"):
-        screen("a.extxyz", out="a.extxyz")
-    with pytest.raises(OSError, match="nowhere"):
-        Screening([tmp_path / "a.extxyz"], "/proc/nowhere", predictor)
-    with pytest.raises(FileNotFoundError, match="no file or folder"):
-        screen("b.extxyz", out="new")
-    assert not (tmp_path / "new").exists(), "mistakes leave nothing behind"
-
-
-def test_a_damaged_plan(screen, tmp_path: Path, candidates: list[Atoms]) -> None:
-    write(tmp_path / "a.extxyz", candidates)
-    screen("a.extxyz")
-    (tmp_path / "out/run.json").write_text("{")
-    with pytest.raises(ValueError, match=r"run\.json is damaged"):
-        screen("a.extxyz")
-
-
-def test_what_a_killed_process_was_writing_is_removed(screen, tmp_path: Path, candidates: list[Atoms]) -> None:
-    with subprocess.Popen(["true"]) as process:
-        process.wait()
-    write(tmp_path / "a.extxyz", candidates)
-    screen("a.extxyz")
-    results = tmp_path / "out/results.parquet"
-    names = {number: f".block-0000000.parquet.{socket.gethostname()}-{number}.partial" for number in (process.pid, 1)}
-    other = ".block-0000000.parquet.elsewhere-1.partial"
-    for name in (*names.values(), other):
-        (results / name).write_text("half")
-    assert len(table(tmp_path / "out")) == 7, "readers pass over it"
-    screen("a.extxyz")
-    assert sorted(path.name for path in results.iterdir()) == sorted([names[1], other, "block-0000000.parquet"])
-
-
-# --- several processes
-
-
-def test_ranks_share_the_work(predictor: Predictor, files: list[Atoms], tmp_path: Path) -> None:
-    """A rank begins with its own stretch and does the rest when nobody else does."""
-    paths, settings = [tmp_path / "a.extxyz"], Settings(block=7)
-    second = Screening(paths, tmp_path / "out", predictor, settings, launch=Launch(1, 2, 1, 2))
-    n = len(second.blocks)
-    calls = iter([False] * 3 + [True] * 99)
-    second.work(stopping=lambda: next(calls))
-    done = sorted(second.folder.done())
-    assert done[0] == n // 2
-    first = Screening(paths, tmp_path / "out", predictor, settings, launch=Launch(0, 2, 0, 2))
-    assert first.work().complete
-    ranks = {number: read_summary(first.folder.table(number))["rank"] for number in range(n)}
-    assert [rank for number, rank in ranks.items() if number in done] == [1] * len(done)
-    assert check(tmp_path / "out") == []
-
-
-HOLDER = """
-import fcntl, sys, time
-with open(sys.argv[1], "r+b") as file:
-    for number in sys.argv[2:]:
-        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, int(number))
-    print("taken", flush=True)
-    time.sleep(100)
-"""
-
-
-def hold(path: Path, *numbers: int) -> subprocess.Popen[str]:
-    """Another process that holds locks."""
-    command = [sys.executable, "-c", HOLDER, str(path), *map(str, numbers)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "taken\n"
-    return process
-
-
-def test_what_another_process_does_is_left_to_it_until_it_dies(
-    predictor: Predictor, files: list[Atoms], tmp_path: Path
-) -> None:
-    paths, settings = [tmp_path / "a.extxyz"], Settings(block=7)
-    screening = Screening(paths, tmp_path / "out", predictor, settings)
-    with hold(tmp_path / "out/locks", 1, 3) as other:
-        outcome = screening.work()
-        assert not outcome.stopped
-        assert screening.folder.done() == set(range(len(screening.blocks))) - {1, 3}
-        with pytest.raises(FileExistsError, match="another process is screening into"):
-            Screening(paths, tmp_path / "out", predictor, settings, overwrite=True)
-        other.kill()
-    assert screening.work().complete
-    assert check(tmp_path / "out") == []
-
-
-def test_locks_exclude_other_processes_and_end_with_them(tmp_path: Path) -> None:
-    path = tmp_path / "locks"
-    with Locks(path) as locks:
-        assert locks.alone()
-        with hold(path, 5, 10**9) as other:
-            assert not locks.alone()
-            assert not locks.take(5)
-            assert not locks.take(10**9)
-            assert locks.take(6)
-            other.kill()
-        assert locks.take(5)
-        locks.release(5)
-        with hold(path, 5) as other:
-            assert not locks.take(5)
-            other.kill()
-
-
-def test_without_locks_everybody_works(screen, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a file system that has none: more work, the same result."""
-
-    def none(*arguments: object) -> None:
-        raise OSError(38, "Function not implemented")
-
-    monkeypatch.setattr("gfmpot.inference.screening.locks.fcntl.lockf", none)
-    assert screen("a.extxyz", block=7)[1].complete
-    assert check(tmp_path / "out") == []
-
-
-class Deadly:
-    """Prepares nothing but the end of its process."""
-
-    def pieces(self, block: object) -> None:
-        os._exit(3)
-
-
-class Broken:
-    """Prepares nothing but an error."""
-
-    def pieces(self, block: object) -> None:
-        raise ZeroDivisionError("once upon a time")
-
-
-def test_a_reading_process_that_dies_is_an_error() -> None:
-    from gfmpot.inference.screening.inputs import Blocks, Input
-
-    blocks = Blocks([Input("a", "npz", 0, 0, 3)], 1)
-    with Readers(Deadly(), 1) as readers, pytest.raises(ChildProcessError, match=r"died \(exit code 3\)"):
-        next(readers.pieces(blocks[n] for n in range(3)))
-    with Readers(Broken(), 1) as readers, pytest.raises(ChildProcessError, match="ZeroDivisionError: once upon"):
-        next(readers.pieces(blocks[n] for n in range(3)))
-
-
-def test_a_branch_that_does_not_answer_supports_nothing(small_potential: Potential) -> None:
-    both = Predictor(small_potential, device="cpu")
-    assert [29 in elements for elements in module.answering(both)] == [True, False]
-    head = Predictor(small_potential, device="cpu", head="molecules-pbe0")
-    assert [29 in elements for elements in module.answering(head)] == [False]
-    weights = Predictor(small_potential, device="cpu", weights={"molecules-pbe0": 1.0})
-    assert [29 in elements for elements in module.answering(weights)] == [False]
-
-
-def test_large_structures_go_alone(screen, tmp_path: Path) -> None:
-    big = bulk("MgO", "rocksalt", 4.2, cubic=True) * (3, 3, 3)
-    write(tmp_path / "a.extxyz", [bulk("MgO", "rocksalt", 4.2), big, bulk("MgO", "rocksalt", 4.21)])
-    screen("a.extxyz")
-    per_atom = table(tmp_path / "out")["energy_per_atom"]
-    assert per_atom[1] == pytest.approx(per_atom[0], abs=1e-9)
+    with pytest.raises(ValueError, match="the relaxer returned 6 for 7 structures"):
+        screen("a.extxyz", relaxer=Relaxer(lambda structures: halved(structures[1:]), {}))
+    assert list(tmp_path.glob("out/results.parquet/*")) == []

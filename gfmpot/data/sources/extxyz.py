@@ -8,6 +8,7 @@ from functools import lru_cache
 from io import StringIO
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -42,10 +43,6 @@ class ExtXyz(AtomsSource):
         stop = min(stop, len(offsets) - 1)
         yield from self.read_from(path, int(offsets[min(start, stop)]), start, start, stop)
 
-    def marks(self, path: Path, every: int) -> list[int]:
-        """Byte offsets of frames 0, ``every``, 2 ``every`` and so on, from which :meth:`read_from` can start."""
-        return _offsets(path)[:-1:every].tolist()  # type: ignore[no-any-return]
-
     def read_from(self, path: Path, offset: int, first: int, start: int, stop: int) -> Iterator[Frame | Rejected]:
         """Frames ``start`` to ``stop``, as :meth:`read` does, without a scan: frame ``first`` begins at ``offset``."""
         with path.open("rb") as file:
@@ -72,31 +69,55 @@ class ExtXyz(AtomsSource):
         return self.frame(atoms, path, index)
 
 
-def _offsets(path: Path) -> NDArray[np.int64]:
+class Frames(NamedTuple):
+    """Where the frames of a file are."""
+
+    offsets: NDArray[np.int64]
+    """(S + 1,) bytes, of each frame and of the end of the last."""
+
+    problem: str
+    """Why no frame is seen in what follows; empty at the end of the file."""
+
+
+def scan(path: Path) -> Frames:
+    """Where the frames of a file are, as far as they can be told apart.
+
+    The last frame may be cut off; those before it are not lost for that.
+    """
     state = path.stat()
     return _scan(path, state.st_size, state.st_mtime_ns)
 
 
-@lru_cache(maxsize=4)
-def _scan(path: Path, size: int, modified: int) -> NDArray[np.int64]:
-    """(S + 1,) byte offsets of the frames, and of the end; cached for this state of the file.
-
-    The last frame may be cut off; those before it are not lost for that.
+def _offsets(path: Path) -> NDArray[np.int64]:
+    """As :func:`scan`.
 
     Raises:
         ValueError: a frame that does not begin with a number of atoms.
     """
-    found = [0]
+    offsets, problem = scan(path)
+    if problem:
+        raise ValueError(problem)
+    return offsets
+
+
+@lru_cache(maxsize=4)
+def _scan(path: Path, size: int, modified: int) -> Frames:
+    """Cached for this state of the file."""
+    found, problem = [0], ""
     with path.open("rb") as file:
         for head in file:
             where = f"{path}: frame {len(found) - 1}"
             if not head.strip():
                 if file.read().strip():
-                    raise ValueError(f"{where} begins with an empty line, but is not the end of the file")
+                    problem = f"{where} begins with an empty line, but is not the end of the file"
                 break
-            lines = [len(line) for line in islice(file, _number_of_atoms(head, where) + 1)]
-            found.append(found[-1] + len(head) + sum(lines))
-    return np.array(found, dtype=np.int64)
+            try:
+                lines = islice(file, _number_of_atoms(head, where) + 1)
+            except ValueError as error:
+                problem = str(error)
+                break
+            found.append(found[-1] + len(head) + sum(map(len, lines)))
+    return Frames(np.array(found, dtype=np.int64), problem)
 
 
 def _cut(frame: str) -> str:

@@ -64,9 +64,7 @@ def close(out: str | Path) -> Report:
     if missing > 0:
         raise ValueError(f"{missing} of {len(plan.blocks())} blocks in {out} are not done: the same command goes on")
     summaries = [read_summary(folder.table(n)) for n in sorted(folder.done())]
-    unreadable = [
-        {"file": i.path, "index": None, "formula": None, "reason": i.problem} for i in plan.inputs if i.problem
-    ]
+    unreadable = [_unreadable(item) for item in plan.inputs if item.problem]
     quarantine = folder.path / "quarantine.jsonl"
     write_lines(quarantine, chain(unreadable, read_lines(sorted(folder.quarantine.glob("block-*.jsonl")))))
     shares = [_share(part) for part in _by_process(summaries)]
@@ -133,7 +131,8 @@ def _values(folder: Folder, column: str, every: int = 1) -> Iterator[NDArray[np.
 
 
 def _unreadable(item: Input) -> dict[str, Any]:
-    return {"file": item.path, "index": None, "formula": None, "reason": item.problem}
+    """A line of the quarantine for all that follows what can be read."""
+    return {"file": item.path, "index": item.records or None, "formula": None, "reason": item.problem}
 
 
 def _by_process(summaries: Summaries) -> list[list[Mapping[str, Any]]]:

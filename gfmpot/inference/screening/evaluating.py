@@ -123,7 +123,10 @@ class Evaluation:
     def _relaxed(self, piece: Piece, relax: Relax, refused: list[Refused]) -> tuple[Piece, list[Relaxation]]:
         """The piece with the final structures instead, without those that could not be relaxed."""
         kept, graphs, relaxations = [], [], []
-        for i, end in enumerate(relax(atoms_of(piece))):
+        ends = relax(atoms_of(piece))
+        if len(ends) != len(piece):
+            raise ValueError(f"the relaxer returned {len(ends)} for {len(piece)} structures: expected one result each")
+        for i, end in enumerate(ends):
             try:
                 if isinstance(end, str):
                     raise InvalidStructureError(end)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,9 @@ from typing import Any
 from gfmpot.inference.screening.inputs import RESULTS
 from gfmpot.inference.screening.locks import Locks
 from gfmpot.inference.screening.tables import remove_abandoned, whole
+
+FINDINGS = ("quarantine.jsonl", "report.json", "report.txt", "distributions.png", "top.parquet", "top.extxyz")
+"""What is written when all blocks are done."""
 
 
 class Folder:
@@ -24,7 +27,7 @@ class Folder:
     ``locks``                             who works at what
     ====================================  =======================================================================
 
-    What is written when all blocks are done: ``quarantine.jsonl``, ``report.json``, ``report.txt``, ``top.*``.
+    :data:`FINDINGS` come when all blocks are done.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -49,26 +52,55 @@ class Folder:
         numbers = (path.stem.removeprefix("block-") for path in self.results.glob("block-*.parquet"))
         return {int(number) for number in numbers if number.isdigit()}
 
-    def prepare(self, *, overwrite: bool = False) -> None:
-        """Make the folder, or empty it.
+    def check(self, inputs: Iterable[Path]) -> None:
+        """Whether a run with these inputs may be here.
 
         Raises:
-            FileExistsError: it holds something else than a run, or another process works in it.
-            OSError: it cannot be written.
+            FileExistsError: it holds something else than a run.
+            ValueError: an input is inside.
         """
         if self.path.exists() and not self.path.is_dir():
             raise FileExistsError(f"{self.path} is a file: give a folder for the results")
         if self.path.is_dir() and not self.run.exists() and not self._is_new():
             raise FileExistsError(f"{self.path} holds other things than a screening: choose another folder")
-        if overwrite and self.run.exists():
-            with Locks(self.locks) as locks:
-                if not locks.alone():
-                    raise FileExistsError(f"another process is screening into {self.path}: end it first")
-            shutil.rmtree(self.path)
+        here = Path(os.path.realpath(self.path))
+        for path in inputs:
+            if here in Path(os.path.realpath(path)).parents:
+                raise ValueError(f"{path} is in the folder for the results, {self.path}: choose another one")
+
+    def prepare(self) -> None:
+        """Make the folder.
+
+        Raises:
+            OSError: it cannot be written.
+        """
         for path in (self.results, self.quarantine):
             path.mkdir(parents=True, exist_ok=True)
         for path in (self.path, self.results, self.quarantine, self.relaxed):
             remove_abandoned(path)
+
+    def empty(self) -> None:
+        """Remove the results of a run, and nothing that is not one of its files.
+
+        Its plan stays, so that the folder is that of a run whatever happens next.
+
+        Raises:
+            FileExistsError: another process works in it.
+        """
+        with Locks(self.locks) as locks:
+            if not locks.alone():
+                raise FileExistsError(f"another process is screening into {self.path}: end it first")
+            with locks.one_at_a_time():
+                self.remove_findings()
+                for number in self.done():  # a block that lacks its table is not done, whatever else there is of it
+                    self.table(number).unlink()
+                for path in (*self.quarantine.glob("block-*.jsonl"), *self.relaxed.glob("block-*.extxyz")):
+                    path.unlink()
+
+    def remove_findings(self) -> None:
+        """Remove what was found when all blocks were done, since they are not any more."""
+        for name in FINDINGS:
+            (self.path / name).unlink(missing_ok=True)
 
     def _is_new(self) -> bool:
         own = {self.results, self.quarantine, self.locks}

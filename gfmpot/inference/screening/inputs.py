@@ -15,6 +15,7 @@ import numpy as np
 from gfmpot.data.formats.adios import AdiosStore
 from gfmpot.data.formats.manifest import NAME as MANIFEST
 from gfmpot.data.frame import Frame, Rejected
+from gfmpot.data.sources.extxyz import scan
 from gfmpot.inference.screening.formats import KINDS, WHOLE, BareExtXyz, Defaults, format_of
 
 RESULTS = "results.parquet"
@@ -22,6 +23,12 @@ RESULTS = "results.parquet"
 
 UNREADABLE = (ValueError, OSError)
 """What readers raise on files that are not what their names say."""
+
+HIDDEN = "hidden"
+"""Stands for the ending of files and folders whose names begin with a dot."""
+
+GONE = (-1, -1)
+"""State of a link that leads nowhere."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +49,7 @@ class Input:
 
     every: int = 1
     problem: str = ""
-    """Why nothing of it can be read."""
+    """Why nothing of it can be read, or nothing after its ``records``."""
 
     def check(self) -> None:
         """Whether the file is still what was planned with.
@@ -51,7 +58,10 @@ class Input:
             ValueError: it changed.
             FileNotFoundError: it is gone.
         """
-        if _state(Path(self.path), self.kind) != (self.size, self.modified):
+        then = self.size, self.modified
+        if then == GONE and not Path(self.path).exists():
+            return
+        if _state(Path(self.path), self.kind) != then:
             raise ValueError(f"{self.path} has changed since this run was planned: begin anew with --overwrite")
 
 
@@ -106,12 +116,12 @@ class Blocks:
 def find(paths: Iterable[Path]) -> tuple[list[tuple[Path, str]], dict[str, int]]:
     """The files to read with their kinds, each once, and by ending how many files in folders are of no known kind.
 
-    Folders are searched to any depth, in order of name; a store stands for its splits.
+    Folders are searched to any depth, links included, in order of name; a store stands for its splits.
 
     Raises:
         FileNotFoundError: a path that does not exist, or a folder without anything to screen.
     """
-    found: dict[Path, tuple[Path, str]] = {}
+    found: dict[str, tuple[Path, str]] = {}
     others: Counter[str] = Counter()
     for path in paths:
         if not path.exists():
@@ -120,7 +130,7 @@ def find(paths: Iterable[Path]) -> tuple[list[tuple[Path, str]], dict[str, int]]
         if not inside:
             raise FileNotFoundError(f"{path}: no structures in it; looked for {', '.join(KINDS)}")
         for file in (split for entry in inside for split in _splits(entry)):
-            found.setdefault(file.resolve(), (file, KINDS.get(file.suffix, WHOLE)))
+            found.setdefault(os.path.realpath(file), (file, KINDS.get(file.suffix, WHOLE)))
     return list(found.values()), dict(others)
 
 
@@ -133,14 +143,22 @@ def survey(path: Path, kind: str, defaults: Defaults, every: int) -> Input:
         defaults: as for reading.
         every: distance of marks.
     """
-    size, modified = _state(path, kind)
+    size, modified = GONE
     try:
-        records = format_of(kind, defaults).count(path)
-        marks = tuple(BareExtXyz().marks(path, every)) if kind == "extxyz" else ()
+        size, modified = _state(path, kind)
+        records, marks, problem = _counted(path, kind, defaults, every)
     except UNREADABLE as error:
         return Input(str(path), kind, size, modified, problem=str(error))
-    problem = "" if records else f"{path}: there is no structure in it"
+    problem = problem if records or problem else f"{path}: there is no structure in it"
     return Input(str(path), kind, size, modified, records, marks, every, problem)
+
+
+def _counted(path: Path, kind: str, defaults: Defaults, every: int) -> tuple[int, tuple[int, ...], str]:
+    """Number of records, marks, and what is wrong with the rest of the file."""
+    if kind != "extxyz":
+        return format_of(kind, defaults).count(path), (), ""
+    offsets, problem = scan(path)
+    return len(offsets) - 1, tuple(offsets[:-1:every].tolist()), problem
 
 
 def structures(item: Input, start: int, stop: int, defaults: Defaults) -> Iterator[tuple[int, Frame | str]]:
@@ -184,13 +202,20 @@ def _state(path: Path, kind: str) -> tuple[int, int]:
 
 def _files(folder: Path, others: Counter[str]) -> Iterator[Path]:
     """What can be screened in a folder; neither stores nor results of screenings are looked into."""
-    for place, folders, names in os.walk(folder):
-        if RESULTS in folders:
+    seen: set[str] = set()
+    for place, folders, names in os.walk(folder, followlinks=True):
+        here = os.path.realpath(place)
+        if RESULTS in folders or here in seen:  # links may lead in circles
             folders.clear()
             continue
-        stores = [name for name in folders if name.endswith(".bp")]
-        folders[:] = sorted(name for name in folders if name not in stores and not name.startswith("."))
-        for path in (Path(place, name) for name in sorted([*names, *stores]) if not name.startswith(".")):
+        seen.add(here)
+        shown = [name for name in folders if not name.startswith(".")]
+        stores = [name for name in shown if name.endswith(".bp")]
+        entries = sorted([*(name for name in names if not name.startswith(".")), *stores])
+        if hidden := len(folders) - len(shown) + len(names) + len(stores) - len(entries):
+            others[HIDDEN] += hidden
+        folders[:] = sorted(set(shown) - set(stores))
+        for path in (Path(place, name) for name in entries):
             if path.suffix in KINDS or path.name.startswith(("POSCAR", "CONTCAR")):
                 yield path
             else:

@@ -74,20 +74,21 @@ class Plan:
             raise ValueError(f"{folder.run} is damaged ({error!r}): {ANEW}") from error
 
 
-def agreed_plan(folder: Folder, request: Request, *, check_inputs: bool) -> Plan:
+def agreed_plan(folder: Folder, request: Request, *, check_inputs: bool, anew: Plan | None = None) -> Plan:
     """The plan of the run that has begun in the folder, or else a new one. Call it while no other process does.
 
     Args:
         folder: of the run.
         request: what is wanted.
         check_inputs: whether to see if the inputs are still those of the plan; one process of many is enough.
+        anew: takes the place of what has begun.
 
     Raises:
         ValueError: another run has begun there.
         FileNotFoundError: an input that does not exist.
     """
-    if not folder.run.exists():
-        plan = _new_plan(request)
+    if anew is not None or not folder.run.exists():
+        plan = anew or new_plan(request)
         plan.write(folder.run)
         return plan
     plan = Plan.read(folder)
@@ -99,12 +100,19 @@ def agreed_plan(folder: Folder, request: Request, *, check_inputs: bool) -> Plan
     return plan
 
 
-def _new_plan(request: Request) -> Plan:
+def new_plan(request: Request) -> Plan:
+    """The plan of a run that begins.
+
+    Raises:
+        ValueError: nothing of the inputs can be read.
+        FileNotFoundError: an input that does not exist.
+    """
     files, passed_over = find(map(Path, request.paths))
     inputs = tuple(survey(path, kind, request.defaults, request.block) for path, kind in files)
-    problems = [item.problem for item in inputs if item.problem]
-    if len(problems) == len(inputs):
-        raise ValueError(f"nothing can be read: {problems[0]}")
+    if not inputs:
+        raise ValueError(f"there is nothing to read in {_listed(request.paths)}")
+    if not any(item.records for item in inputs):
+        raise ValueError(f"nothing can be read: {inputs[0].problem}")
     return Plan(request.paths, request.options, request.block, inputs, passed_over)
 
 

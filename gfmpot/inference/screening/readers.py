@@ -49,7 +49,8 @@ class Readers:
         if self._workers == 0:
             return self
         context = get_context("spawn")  # a fork of a process that has used several threads may hang
-        self._tasks: Any = context.SimpleQueue()
+        self._tasks: Any = context.Queue()  # its own thread writes: a large block does not fit into a pipe at once
+        self._tasks.cancel_join_thread()  # what nobody takes any more need not be written in the end
         self._pieces: Any = context.Queue(maxsize=AHEAD * self._workers)
         for _ in range(self._workers):
             arguments = (self._preparation, self._tasks, self._pieces)

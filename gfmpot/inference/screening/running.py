@@ -24,7 +24,7 @@ from gfmpot.inference.screening.folder import Folder
 from gfmpot.inference.screening.formats import Defaults, ReadFile
 from gfmpot.inference.screening.inputs import find
 from gfmpot.inference.screening.locks import Locks
-from gfmpot.inference.screening.plan import Request, agreed_plan
+from gfmpot.inference.screening.plan import Plan, Request, agreed_plan, new_plan
 from gfmpot.inference.screening.preparing import Piece, Preparation, Refused
 from gfmpot.inference.screening.ranking import Top, write_top
 from gfmpot.inference.screening.readers import Readers
@@ -130,12 +130,19 @@ class Screening:
             top.check(self._table(()).types)
         if overwrite and launch.world > 1:
             raise ValueError(f"several ranks cannot agree on when to empty a folder: remove {out} before they start")
-        find(map(Path, paths))  # before anything is written
-        self.folder.prepare(overwrite=overwrite)
-        with Locks(self.folder.locks) as locks, locks.one_at_a_time():
-            self.plan = agreed_plan(self.folder, self._request(paths), check_inputs=launch.is_main)
+        self.plan = self._begin(self._request(paths), overwrite)
         self.blocks = self.plan.blocks()
         self.table = self._table([item.path for item in self.plan.inputs])
+
+    def _begin(self, request: Request, overwrite: bool) -> Plan:
+        """The plan of the run; all that can be wrong with it is found before anything is written or removed."""
+        self.folder.check(path for path, _ in find(map(Path, request.paths))[0])
+        anew = new_plan(request) if overwrite and self.folder.run.exists() else None
+        if anew is not None:
+            self.folder.empty()
+        self.folder.prepare()
+        with Locks(self.folder.locks) as locks, locks.one_at_a_time():
+            return agreed_plan(self.folder, request, check_inputs=self.launch.is_main, anew=anew)
 
     def work(
         self,

@@ -20,7 +20,7 @@ from gfmpot.data.frame import Frame, Rejected
 from gfmpot.data.source import build_source
 from gfmpot.data.sources._ase import frame_from_atoms, voigt
 from gfmpot.data.sources._npz import open_arrays, verify_arrays
-from gfmpot.data.sources.extxyz import ExtXyz
+from gfmpot.data.sources.extxyz import ExtXyz, scan
 from gfmpot.units import BOHR, GPA, HARTREE
 
 STRESS = np.array([0.01, 0.02, 0.03, 0.004, 0.005, 0.006])
@@ -124,7 +124,7 @@ def test_extxyz_from_marks(tmp_path: Path) -> None:
     path = tmp_path / "set.extxyz"
     write(path, structures() * 3)
     source = ExtXyz()
-    marks = source.marks(path, 2)
+    marks = scan(path).offsets[:-1:2].tolist()
     assert len(marks) == 5
     for start, stop in ((0, 9), (1, 2), (3, 7), (8, 9)):
         mark = start // 2
