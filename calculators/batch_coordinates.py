@@ -28,8 +28,7 @@ from ase.constraints import FixAtoms, FixCartesian
 from numpy.typing import NDArray
 from torch import Tensor
 
-_VOIGT = (0, 5, 4, 5, 1, 3, 4, 3, 2)
-"""Where the nine components of a stress are in xx yy zz yz xz xy."""
+from gfmpot.calculators.batch_evaluation import full_stress
 
 
 class Layout:
@@ -152,7 +151,7 @@ class Coordinates:
         generalised[self.layout.atom_rows] = _times(forces * self._free, self._deformation, self.layout)
         if self._strains.any():
             volume = torch.linalg.det(self._reference @ self._deformation.mT).abs()[:, None, None]
-            virial = (-volume * stress[:, _VOIGT].view(-1, 3, 3)).where(self._strains, 0.0)
+            virial = (-volume * full_stress(stress)).where(self._strains, 0.0)
             pulled = virial @ torch.linalg.inv(self._deformation.mT)
             on_log = exponential_derivative(self._log.mT, pulled) / self.layout.sizes[:, None, None]
             generalised[self.layout.cell_rows] = on_log

@@ -54,6 +54,11 @@ class Evaluation(NamedTuple):
     edges: Tensor  # (G,) number of directed edges
 
 
+def full_stress(stress: Tensor) -> Tensor:
+    """(G, 3, 3) from (G, 6) in Voigt order, xx yy zz yz xz xy."""
+    return stress[:, (0, 5, 4, 5, 1, 3, 4, 3, 2)].view(-1, 3, 3)
+
+
 class Frames:
     """The structures of an evaluation as ``ase.Atoms``, each made when it is asked for."""
 
@@ -155,8 +160,8 @@ class BatchEvaluator:
                 if isinstance(error, MemoryError):
                     self._most_edges = graph.n_edges // 2
         middle = graph.n_structures // 2
-        left = self._answers(_part(graph, 0, middle), first, reasons)
-        return left + self._answers(_part(graph, middle, graph.n_structures), first + middle, reasons)
+        left = self._answers(graph.part(0, middle), first, reasons)
+        return left + self._answers(graph.part(middle, graph.n_structures), first + middle, reasons)
 
 
 def _capped(edges: BatchEdges, max_neighbours: int) -> BatchEdges:
@@ -175,21 +180,3 @@ def _stacked(results: Sequence[Results], edges: Tensor) -> Evaluation:
     stress = torch.from_numpy(np.stack([single.get("stress", without) for single in results]))
     energy, forces, stress = (part.to(edges.device, torch.float64) for part in (energy, forces, stress))
     return Evaluation(energy, forces, stress, edges)
-
-
-def _part(graph: AtomGraph, start: int, stop: int) -> AtomGraph:
-    """The structures from ``start`` to ``stop`` of a batch."""
-    atoms = (graph.structure_of_atom >= start) & (graph.structure_of_atom < stop)
-    edges = atoms[graph.receivers]
-    first_atom = int(torch.nonzero(atoms)[0])
-    return AtomGraph(
-        positions=graph.positions[atoms],
-        atomic_numbers=graph.atomic_numbers[atoms],
-        cell=graph.cell[start:stop],
-        pbc=graph.pbc[start:stop],
-        edge_index=graph.edge_index[:, edges] - first_atom,
-        cell_shifts=graph.cell_shifts[edges],
-        structure_of_atom=graph.structure_of_atom[atoms] - start,
-        charge=graph.charge[start:stop],
-        spin=graph.spin[start:stop],
-    )

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar, get_args
+from typing import TypeVar
 
 from ase import Atoms
 
@@ -24,8 +24,7 @@ from gfmpot.calculators.batch_progress import Bar, progress_bar
 from gfmpot.calculators.batched_dynamics import BatchSimulated, Simulations
 from gfmpot.calculators.batched_relaxation import BatchRelaxed, Relaxations, RelaxSettings
 from gfmpot.calculators.md_config import MDConfig
-from gfmpot.calculators.relaxation import BatchOptimizerName
-from gfmpot.config import did_you_mean
+from gfmpot.calculators.relaxation import BatchOptimizerName, check_settings
 from gfmpot.graph import BatchBudget
 
 __all__ = [
@@ -99,11 +98,7 @@ def relax_as_done(
 
     ``structures`` is read as there is room for more, so it may be longer than fits into memory.
     """
-    if optimizer not in get_args(BatchOptimizerName):
-        hint = did_you_mean(str(optimizer), get_args(BatchOptimizerName))
-        raise ValueError(f"no optimizer {optimizer!r} for batches{hint}; relax() has ASE's others")
-    if not fmax > 0 or steps < 0:
-        raise ValueError(f"fmax must be positive and steps not negative, got {fmax} eV/Å and {steps}")
+    check_settings(optimizer, fmax, steps, batched=True)
     check_lengths(structures, names=names, cell=None if isinstance(cell, bool) else cell)
     file = (lambda _: None) if trajectories is None else files(trajectories, names, ".traj")
     cells = (lambda _: bool(cell)) if isinstance(cell, bool) else (lambda index: bool(cell[index]))

@@ -57,16 +57,13 @@ def relax(
         trajectory: write every step to this ASE trajectory file.
 
     Raises:
-        ValueError: no calculator, ``cell`` without a volume, or an unknown optimizer.
+        ValueError: no calculator, ``cell`` without a volume, or settings that make no sense.
     """
     import ase.optimize
     from ase.filters import FrechetCellFilter
     from ase.io.trajectory import Trajectory
 
-    if optimizer not in get_args(OptimizerName):
-        raise ValueError(f"no optimizer {optimizer!r}{did_you_mean(str(optimizer), get_args(OptimizerName))}")
-    if fmax <= 0 or steps < 0:
-        raise ValueError(f"fmax must be positive and steps not negative, got {fmax} eV/Å and {steps}")
+    check_settings(optimizer, fmax, steps)
     if atoms.calc is None:
         raise ValueError("attach a calculator first: atoms.calc = GFMCalculator()")
     if cell:
@@ -81,6 +78,21 @@ def relax(
         dynamics.attach(lambda: _record(moving, frames, writer))
         converged = bool(dynamics.run(fmax=fmax, steps=steps))
     return Relaxed(moving, converged, dynamics.get_number_of_steps(), frames)
+
+
+def check_settings(optimizer: str, fmax: float, steps: int, *, batched: bool = False) -> None:
+    """Refuse settings that make no sense.
+
+    Raises:
+        ValueError: an optimizer that there is not (or not for batches), ``fmax`` that is not positive, or negative
+            ``steps``.
+    """
+    known = get_args(BatchOptimizerName if batched else OptimizerName)
+    if optimizer not in known:
+        where = " for batches" if batched else ""
+        raise ValueError(f"no optimizer {optimizer!r}{where}{did_you_mean(str(optimizer).upper(), known)}")
+    if not fmax > 0 or steps < 0:
+        raise ValueError(f"fmax must be positive and steps not negative, got {fmax:g} eV/Å and {steps}")
 
 
 def check_volume(atoms: Atoms) -> None:

@@ -19,8 +19,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from gfmpot.calculators.batch_evaluation import BatchEvaluator, Evaluation, Member
+from gfmpot.calculators.batch_evaluation import BatchEvaluator, Evaluation, Member, full_stress
 from gfmpot.graph import UNSPECIFIED_SPIN, BatchBudget, BatchError, InvalidStructureError, VerletList, build_graph
+from gfmpot.graph.build import whole
 from gfmpot.inference import Predictor, build_predictor
 from gfmpot.models import Potential
 
@@ -69,7 +70,8 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc]
             raise ValueError(f"dtype must be torch.float64 or torch.float32, got {dtype}")
         predictor = build_predictor(model, **options)
         self._evaluator, self._skin = BatchEvaluator(predictor), skin
-        self._charge, self._spin = charge, UNSPECIFIED_SPIN if spin is None else spin
+        self._charge = whole(charge, "charge")
+        self._spin = UNSPECIFIED_SPIN if spin is None else whole(spin, "spin")
         self._device, self._dtype = predictor.device, dtype
         self._compute_stress = self._compute_forces = True
         self._memory_scales_with = "n_edges" if "n_edges" in get_args(MemoryScaling) else "n_atoms_x_density"
@@ -143,7 +145,9 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc]
 
     def _stated(self, state: SimState, name: str, n: int, default: int) -> list[int]:
         stated = getattr(state, name, None)
-        return [default] * n if stated is None else [round(value) for value in stated.flatten().tolist()]
+        if stated is None:
+            return [default] * n
+        return [whole(value, f"system {i}: {name}") for i, value in enumerate(stated.flatten().tolist())]
 
     def _arrange(self, systems: list[_System], positions: Tensor, cell: Tensor) -> None:
         """Find the neighbour lists of these systems among those of the last call; new systems get new ones.
@@ -193,7 +197,7 @@ class TorchSimModel(ModelInterface):  # type: ignore[misc]
         return Member(graph, verlet)
 
     def _converted(self, evaluation: Evaluation) -> dict[str, Tensor]:
-        stress = evaluation.stress[:, (0, 5, 4, 5, 1, 3, 4, 3, 2)].view(-1, 3, 3)
+        stress = full_stress(evaluation.stress)
         found = {"energy": evaluation.energy, "forces": evaluation.forces, "stress": stress}
         return {name: value.to(self.dtype) for name, value in found.items()}
 

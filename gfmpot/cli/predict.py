@@ -97,13 +97,11 @@ def record(frame: Frame, results: Results) -> dict[str, Any]:
 
 def _answers(calculator: GFMCalculator, frames: Sequence[Frame]) -> list[Evaluated | Failure]:
     """All at once; if that fails, by halves, until the frames that fail stand alone."""
-    import torch
-
     if not frames:
         return []
     try:
         return list(zip(frames, calculator.evaluate_many(frame.atoms for frame in frames), strict=True))
-    except (ValueError, torch.OutOfMemoryError) as error:
+    except (ValueError, MemoryError) as error:
         if len(frames) > 1:
             middle = len(frames) // 2
             return _answers(calculator, frames[:middle]) + _answers(calculator, frames[middle:])

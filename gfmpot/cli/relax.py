@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias, get_args
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
 
@@ -136,17 +136,11 @@ ENGINES = {"ase": _one_by_one, "batched": _together}
 
 
 def _check(engine: str, optimizer: str, fmax: float, steps: int) -> None:
-    from gfmpot.calculators.relaxation import BatchOptimizerName, OptimizerName
+    from gfmpot.calculators.relaxation import check_settings
 
-    known = get_args(OptimizerName)
     if engine not in ENGINES:
         raise ValueError(f"no engine {engine!r}{did_you_mean(engine, ENGINES)}")
-    if optimizer not in known:
-        raise ValueError(f"no optimizer {optimizer!r}{did_you_mean(optimizer.upper(), known)}")
-    if engine == "batched" and optimizer not in get_args(BatchOptimizerName):
-        raise ValueError(f"--engine batched has {' and '.join(get_args(BatchOptimizerName))}, got {optimizer}")
-    if not fmax > 0 or steps < 0:
-        raise ValueError(f"--fmax must be positive and --steps not negative, got {fmax:g} and {steps}")
+    check_settings(optimizer, fmax, steps, batched=engine == "batched")
 
 
 def _row(frame: Frame, end: _End) -> list[object]:

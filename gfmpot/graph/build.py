@@ -113,10 +113,15 @@ def charge_and_spin(atoms: Atoms, charge: int = 0, spin: int | None = None) -> t
     """
     charge_value = atoms.info.get("charge", charge)
     spin_value = atoms.info.get("spin", spin)
-    return _whole(charge_value, "charge"), None if spin_value is None else _whole(spin_value, "spin")
+    return whole(charge_value, "charge"), None if spin_value is None else whole(spin_value, "spin")
 
 
-def _whole(value: Any, name: str) -> int:
+def whole(value: Any, name: str) -> int:
+    """A charge or multiplicity as an integer.
+
+    Raises:
+        InvalidStructureError: it is none; the message has ``name``.
+    """
     try:
         number = float(value)
     except (TypeError, ValueError):

@@ -240,6 +240,7 @@ def test_files_are_closed_when_nobody_asks_for_more(calculator: GFMCalculator, t
     [
         ({"optimizer": "BFGS"}, "no optimizer 'BFGS' for batches"),
         ({"fmax": 0.0}, "fmax must be positive"),
+        ({"fmax": float("nan")}, "fmax must be positive and steps not negative, got nan eV/Å"),
         ({"steps": -1}, "steps not negative"),
         ({"names": ["a"]}, "names: expected one for each of the 2 structures, got 1"),
         ({"cell": [True] * 3}, "cell: expected one for each of the 2 structures, got 3"),
@@ -249,6 +250,19 @@ def test_files_are_closed_when_nobody_asks_for_more(calculator: GFMCalculator, t
 def test_settings_that_make_no_sense(calculator: GFMCalculator, settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         relax_many([molecule("H2O")] * 2, calculator, **settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"optimizer": "lbgfs"}, "no optimizer 'lbgfs'; did you mean 'LBFGS'"),
+        ({"fmax": float("nan")}, "fmax must be positive and steps not negative, got nan eV/Å"),
+        ({"steps": -1}, "steps not negative"),
+    ],
+)
+def test_settings_that_make_no_sense_alone(calculator: GFMCalculator, settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        alone(calculator, molecule("H2O"), **settings)
 
 
 def test_no_structures(calculator: GFMCalculator, tmp_path: Path) -> None:

@@ -129,7 +129,7 @@ def test_long_walks_are_searched_anew(model: TorchSimModel, calculator: GFMCalcu
     assert all(verlet.n_searches > 1 for verlet in model._evaluator.neighbours.lists)
 
 
-def charged(state: Any, charge: list[int], spin: list[int]) -> Any:
+def charged(state: Any, charge: list[float], spin: list[float]) -> Any:
     """The state with charge and spin: torch-sim 0.3 has none of its own, later ones take them as tensors."""
     if not hasattr(state, "charge"):
 
@@ -152,6 +152,10 @@ def test_charge_and_spin_of_states(model: TorchSimModel, calculator: GFMCalculat
     assert_as_alone(model(state), calculator, structures)
     with pytest.raises(InvalidStructureError, match="system 1: multiplicity 1 is impossible with 9 electrons"):
         model(charged(state_of(structures), [0, 1, -1], [0, 1, 1]))
+    with pytest.raises(InvalidStructureError, match=r"system 1: charge must be a whole number, got 0\.5"):
+        model(charged(state_of(structures), [0, 0.5, -1], [0, 2, 1]))
+    with pytest.raises(InvalidStructureError, match=r"spin must be a whole number, got 1\.5"):
+        TorchSimModel(calculator.potential, spin=1.5)
 
 
 def test_charge_and_spin_by_default(calculator: GFMCalculator) -> None:

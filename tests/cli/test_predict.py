@@ -6,9 +6,11 @@ import csv
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.io import read, write
@@ -17,6 +19,8 @@ from pymatgen.core import Lattice, Molecule, Structure
 from gfmpot import GFMCalculator
 from gfmpot.cli import output
 from gfmpot.cli import predict as module
+from gfmpot.graph import AtomGraph
+from gfmpot.models import Potential
 
 COLUMNS = [
     *["file", "frame", "formula", "natoms", "energy", "energy_per_atom", "max_force", "energy_std", "branch_weights"],
@@ -44,6 +48,23 @@ def structures() -> list[Atoms]:
 
 def records(path: Path) -> list[dict]:
     return json.loads(path.read_text())
+
+
+def test_what_does_not_fit_into_memory_is_told(
+    predict, calculator: GFMCalculator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = Potential.forward
+
+    def call(self: Potential, graph: AtomGraph, **options: Any) -> Any:
+        if graph.n_atoms > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(self, graph, **options)
+
+    write("a.extxyz", [*structures(), bulk("Cu", cubic=True) * (2, 2, 1)])
+    monkeypatch.setattr(Potential, "forward", call)
+    result = predict("a.extxyz", "-o", "a.json", code=1)
+    assert "do not fit into the memory of cpu" in " ".join(result.output.split())
+    assert [found["formula"] for found in records(tmp_path / "a.json")] == ["CH4", "MgO", "H2O"]
 
 
 def test_values_are_the_calculators(predict, calculator: GFMCalculator, tmp_path: Path) -> None:

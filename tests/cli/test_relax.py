@@ -113,7 +113,7 @@ def test_molecules_have_no_volume(relax) -> None:
     ("arguments", "message"),
     [
         (["--optimizer", "bfsg"], "error: no optimizer 'bfsg'; did you mean 'BFGS'?"),
-        (["--fmax", "0"], "--fmax must be positive"),
+        (["--fmax", "0"], "error: fmax must be positive"),
         (["-o", "b.foo"], "ASE writes no '.foo' files"),
         (["-o", "b.vasp"], "b.vasp holds one structure, got 2"),
         (["-o", "nowhere/b.cif"], "there is no folder nowhere"),
@@ -156,7 +156,7 @@ def test_batched_into_a_folder(relax, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["--engine", "batch"], "error: no engine 'batch'; did you mean 'batched'?"),
-        (["--engine", "batched", "--optimizer", "BFGS"], "--engine batched has FIRE and LBFGS, got BFGS"),
+        (["--engine", "batched", "--optimizer", "BFGS"], "no optimizer 'BFGS' for batches; did you mean 'LBFGS'?"),
     ],
 )
 def test_mistakes_with_engines(call, tiny_model: Path, arguments: list[str], message: str) -> None:
