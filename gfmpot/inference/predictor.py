@@ -124,7 +124,7 @@ class Predictor:
         try:
             return self(AtomGraph.batch(graphs))
         except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not _ran_out_of_memory(error):
+            if not ran_out_of_memory(error):
                 raise
             edges = sum(graph.n_edges for graph in graphs)
             if len(graphs) == 1:
@@ -258,8 +258,8 @@ def _structure_results(fields: dict[str, Any], names: list[str], i: int, atoms: 
     return results
 
 
-def _ran_out_of_memory(error: RuntimeError) -> bool:
-    """Also on a CPU, whose allocator has no error of its own."""
+def ran_out_of_memory(error: RuntimeError) -> bool:
+    """Whether a smaller batch may succeed; also on a CPU, whose allocator has no error of its own."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
