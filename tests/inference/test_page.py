@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 import pytest
 from ase import Atoms
+from pages import DOCS, blocks, gfmpot, run
 from typer.testing import CliRunner
 
 from gfmpot import GFMCalculator
 from gfmpot.cli import app
+from gfmpot.inference import Predictor
 from gfmpot.models import BranchInfo, HeadConfig, Potential, PotentialConfig, save
 from gfmpot.models.backbones.painn import PaiNNConfig
-
-PAGE = Path(__file__).parents[2] / "docs" / "inference.md"
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning:torch", "ignore::FutureWarning")
@@ -26,17 +24,10 @@ def test_page(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Ca
     tiny = PotentialConfig(PaiNNConfig(hidden=4, layers=1, radial_basis=2), HeadConfig(shared_layers=0, branch_width=4))
     save(Potential(tiny, [BranchInfo(head, "PBE+U", e0={"Mg": -1.0, "O": -2.0})]), tmp_path / "tiny.safetensors")
     names: dict[str, Any] = {}
-    for language, text in re.findall(r"^```(python|bash)\n(.*?)^```$", PAGE.read_text(), re.MULTILINE | re.DOTALL):
-        if language == "python":
-            exec(text, names)
-        else:
-            program, *arguments = shlex.split(text)
-            assert program == "gfmpot"
-            result = CliRunner().invoke(app, [*arguments, "--model", "tiny.safetensors"])
-            assert result.exit_code == 0, result.output
-    printed = capsys.readouterr().out
-    assert "kernels" in printed or "plain" in printed
-    assert "atomic_numbers" in printed
+    run(blocks(DOCS / "inference.md"), names, lambda *command: gfmpot(*command, "--model", "tiny.safetensors"))
+    path, *rest = capsys.readouterr().out.splitlines()
+    assert path == Predictor().path
+    assert "atomic_numbers" in "".join(rest)
     assert isinstance(names["atoms"], Atoms)
     assert isinstance(names["atoms"].calc, GFMCalculator)
     assert min(names["atoms"].calc.results["branch_weights"].values()) == 0.0
