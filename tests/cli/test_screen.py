@@ -6,7 +6,6 @@ import importlib.util
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -23,6 +22,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.io import read, write
+from pages import DOCS, blocks, commands, run
 from typer.testing import Result
 
 from gfmpot.cli.screen_progress import Pace, duration, shown
@@ -32,7 +32,7 @@ from gfmpot.ranks.launch import Launch
 
 pytest.importorskip("pyarrow", reason='needs pyarrow: pip install "gfmpot[parquet]"')
 
-PAGE = (Path(__file__).parents[2] / "docs" / "screening.md").read_text()
+PAGE = DOCS / "screening.md"
 LAUNCHERS = ("RANK", "WORLD_SIZE", "LOCAL_", "MASTER_", "SLURM_", "PMI", "MPI_", "OMPI_", "PALS_", "TORCHELASTIC")
 
 
@@ -233,26 +233,20 @@ def _version(program: str) -> str:
 # --- the page
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", PAGE, re.DOTALL)
-
-
 def test_every_command_of_the_page(call, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.sched_getaffinity", lambda process: {0}, raising=False)  # nothing reads ahead: faster here
-    first, reading, from_python = blocks("python")
     names: dict[str, Any] = {}
-    exec(first, names)
-    lines = [shlex.split(line) for block in blocks("bash") for line in block.splitlines()]
-    assert len(lines) == 7
-    for program, *arguments in lines:
+
+    def command(program: str, *arguments: str) -> None:
         if program == "gfmpot":
             call(*arguments)
         else:
             done = subprocess.run([program, *arguments], env=environment(), capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
-    exec(reading, names)
+
+    assert sum(len(commands(block)) for block in blocks(PAGE) if block.language == "bash") == 7
+    run(blocks(PAGE), names, command)
     assert len(names["table"]) == 480
-    exec(from_python, names)
     assert capsys.readouterr().out == "480 []\n"
     assert 0 < len(pd.read_parquet("stable/results.parquet")) < 480
     assert len(read("best/top.extxyz", ":")) == 10
@@ -263,14 +257,14 @@ def test_every_column_is_explained() -> None:
     from gfmpot.inference.screening.tables import RELAXED, TYPES
 
     for name in (*TYPES, *RELAXED, "branch_weights", "forces", "stress"):
-        assert f"`{name}`" in PAGE
+        assert f"`{name}`" in PAGE.read_text()
 
 
 def test_every_format_is_named() -> None:
     from gfmpot.inference.screening.formats import KINDS
 
     for suffix in KINDS:
-        assert f"`{suffix}`" in PAGE or suffix in (".cif", ".vasp", ".hdf5")
+        assert f"`{suffix}`" in PAGE.read_text() or suffix in (".cif", ".vasp", ".hdf5")
 
 
 # --- progress
