@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import torch
 
 from gfmpot.config import did_you_mean, from_mapping
 from gfmpot.graph import AtomGraph, InvalidStructureError
 from gfmpot.inference.precision import Precision
-from gfmpot.inference.predictor import Predictor, Results
+from gfmpot.inference.predictor import Predictor, Results, ran_out_of_memory
 from gfmpot.models import Potential
 
 SAMPLE = 8
@@ -213,9 +212,9 @@ def _tried(
     try:
         predictor = make_predictor(name)
         return predictor, _difference(predictor, graph, expected)
-    except torch.OutOfMemoryError:  # of the device, not of the precision
-        raise
     except RuntimeError as error:  # as PyTorch says that a processor has no bfloat16
+        if ran_out_of_memory(error):
+            raise
         _log.warning("precision auto: %s does not run here (%s)", name, str(error).partition("\n")[0])
         return None, (math.inf, math.inf)
 

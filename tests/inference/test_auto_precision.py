@@ -136,11 +136,18 @@ def test_what_the_hardware_does_not_have_is_not_taken(
     (record,) = caplog.records
     assert record.getMessage() == "precision auto: bf16 does not run here (mkldnn_bf16 device check failed)"
 
-    def full(precision: str) -> Stub:
-        raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with pytest.raises(torch.OutOfMemoryError):
-        choose_precision(graph(salt()), Tolerance(), lambda name: Stub(name, {}) if name == "fp64" else full(name))
+@pytest.mark.parametrize(
+    "error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory")]
+)
+def test_want_of_memory_is_no_property_of_a_precision(error: RuntimeError) -> None:
+    def make(precision: str) -> Stub:
+        if precision == "bf16":
+            raise error
+        return Stub(precision, {})
+
+    with pytest.raises(RuntimeError, match="memory"):
+        choose_precision(graph(salt()), Tolerance(), make)
 
 
 def test_errors_are_measured(potential: Potential, clock: dict[str, float]) -> None:
