@@ -46,6 +46,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
 
 
+def similar_name(path: Path) -> str:
+    """``"; did you mean 'a.cif'?"``, if there is something of a similar name where ``path`` is not."""
+    names = [entry.name for entry in path.parent.glob("*")] if path.parent.is_dir() else []
+    close = difflib.get_close_matches(path.name, names, n=1)
+    return f"; did you mean {str(path.with_name(close[0]))!r}?" if close else ""
+
+
 def from_mapping(cls: type[T], mapping: Mapping[str, Any], where: str = "") -> T:
     """Build the frozen dataclass ``cls`` from a mapping, converting nested dataclasses and tuples.
 

@@ -60,7 +60,9 @@ def check_output(path: Path, suffixes: Iterable[str]) -> None:
         raise ValueError(f"{path}: unknown suffix {path.suffix!r}{did_you_mean(path.suffix, known)}")
     check_folder(path)
     if path.suffix == ".parquet":
-        _pyarrow()
+        from gfmpot.inference.screening.tables import pyarrow
+
+        pyarrow()
 
 
 def check_folder(path: Path) -> None:
@@ -96,8 +98,10 @@ def write_json(path: Path, records: Sequence[Record]) -> None:
 
 def write_parquet(path: Path, records: Sequence[Record]) -> None:
     """Columns with types; what is undefined is null."""
-    arrow, parquet = _pyarrow()
-    parquet.write_table(arrow.Table.from_pylist([_defined(record) for record in records]), path)
+    from gfmpot.inference.screening.tables import pyarrow
+
+    arrow = pyarrow()
+    arrow.parquet.write_table(arrow.Table.from_pylist([_defined(record) for record in records]), path)
 
 
 TABLES: dict[str, Callable[[Path, Sequence[Record]], None]] = {
@@ -106,15 +110,6 @@ TABLES: dict[str, Callable[[Path, Sequence[Record]], None]] = {
     ".parquet": write_parquet,
 }
 """What writes records, by suffix."""
-
-
-def _pyarrow() -> tuple[Any, Any]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
-        raise ValueError('parquet files need pyarrow: pip install "gfmpot[parquet]"') from error
-    return pyarrow, pyarrow.parquet
 
 
 def _defined(record: Record) -> dict[str, Any]:

@@ -6,11 +6,12 @@ import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from difflib import get_close_matches
 from io import StringIO
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from gfmpot.config import similar_name
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -61,7 +62,7 @@ def _read(file: Path, index: str = ":") -> Iterator[Frame | Failure]:
     from ase.io import iread
 
     if not file.exists():
-        yield Failure(str(file), f"no such file{_similar(file)}")
+        yield Failure(str(file), f"no such file{similar_name(file)}")
         return
     count = 0
     try:
@@ -70,12 +71,6 @@ def _read(file: Path, index: str = ":") -> Iterator[Frame | Failure]:
             count += 1
     except Exception as error:  # every format of ASE's has its own ways to fail
         yield from _rescued(file, count, error)
-
-
-def _similar(file: Path) -> str:
-    names = [path.name for path in file.parent.glob("*")] if file.parent.is_dir() else []
-    close = get_close_matches(file.name, names, n=1)
-    return f"; did you mean {str(file.with_name(close[0]))!r}?" if close else ""
 
 
 def _checked(frame: Frame) -> Frame | Failure:

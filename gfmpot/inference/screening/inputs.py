@@ -6,12 +6,12 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 
+from gfmpot.config import similar_name
 from gfmpot.data.formats.adios import AdiosStore
 from gfmpot.data.formats.manifest import NAME as MANIFEST
 from gfmpot.data.frame import Frame, Rejected
@@ -125,7 +125,7 @@ def find(paths: Iterable[Path]) -> tuple[list[tuple[Path, str]], dict[str, int]]
     others: Counter[str] = Counter()
     for path in paths:
         if not path.exists():
-            raise FileNotFoundError(f"no file or folder {path}{_similar(path)}")
+            raise FileNotFoundError(f"no file or folder {path}{similar_name(path)}")
         inside = list(_files(path, others)) if path.is_dir() and path.suffix != ".bp" else [path]
         if not inside:
             raise FileNotFoundError(f"{path}: no structures in it; looked for {', '.join(KINDS)}")
@@ -223,13 +223,10 @@ def _files(folder: Path, others: Counter[str]) -> Iterator[Path]:
 
 
 def _splits(path: Path) -> list[Path]:
-    """The directories of a store that hold structures; any other path as it is."""
+    """The directories of a store that hold structures; any other path as it is, a damaged store's too."""
     if path.suffix != ".bp" or not (path / MANIFEST).is_file():
         return [path]
-    return [path / f"{name}.bp" for name in AdiosStore(path).splits]
-
-
-def _similar(path: Path) -> str:
-    names = [entry.name for entry in path.parent.glob("*")] if path.parent.is_dir() else []
-    close = get_close_matches(path.name, names, n=1)
-    return f"; did you mean {str(path.with_name(close[0]))!r}?" if close else ""
+    try:
+        return [path / f"{name}.bp" for name in AdiosStore(path).splits]
+    except UNREADABLE:
+        return [path]

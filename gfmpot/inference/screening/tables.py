@@ -172,7 +172,7 @@ def pyarrow() -> Any:
         import pyarrow
         import pyarrow.parquet  # which takes as long as some batches: not when the first block is written
     except ImportError as error:
-        raise ImportError('results are Parquet files, which need pyarrow: pip install "gfmpot[parquet]"') from error
+        raise ImportError('Parquet files need pyarrow: pip install "gfmpot[parquet]"') from error
     return pyarrow
 
 
