@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +168,36 @@ def test_defaults_hold_where_nothing_is_stated(name: str, tmp_path: Path, candid
     if name == "b.npz":
         expected = [(-1, spin) for _, spin in expected]
     assert [(frame.charge, frame.spin) for frame in found] == expected
+
+
+def test_no_multiplicity_is_not_zero(tmp_path: Path, candidates: list[Atoms]) -> None:
+    """In arrays, 0 is unspecified; a structure that states it is as wrong here as for every other verb."""
+    path = write_extxyz(tmp_path / "a.extxyz", candidates[:2])
+    path.write_text(path.read_text().replace("Properties=", "spin=0 Properties=", 1))
+    (_, first), (_, second) = read_all(survey(path, "extxyz", PLAIN, MARKS))
+    assert first == "multiplicity 0 is impossible: it must be at least 1, or not stated at all"
+    assert isinstance(second, Frame)
+    np.savez(tmp_path / "a.npz", **arrays(candidates))
+    assert all(isinstance(frame, Frame) for _, frame in read_all(survey(tmp_path / "a.npz", "npz", PLAIN, MARKS)))
+    with pytest.raises(ValueError, match="spin is a multiplicity"):
+        Defaults(spin=0)
+
+
+def test_a_database_of_another_program_and_a_damaged_one(tmp_path: Path, candidates: list[Atoms]) -> None:
+    """Both can be counted: what is wrong is seen when rows are read."""
+    with closing(sqlite3.connect(tmp_path / "a.db")) as database:
+        database.execute("CREATE TABLE systems (id INTEGER PRIMARY KEY, star TEXT)")
+        database.executemany("INSERT INTO systems (star) VALUES (?)", [["Sol"], ["Sirius"]])
+        database.commit()
+    write_db(tmp_path / "b.db", candidates)
+    with closing(sqlite3.connect(tmp_path / "b.db")) as database:
+        database.execute("ALTER TABLE systems DROP COLUMN positions")
+    for name, count in (("a.db", 2), ("b.db", 7)):
+        item = survey(tmp_path / name, "ase_db", PLAIN, MARKS)
+        assert item.records == count
+        found = read_all(item)
+        assert [index for index, _ in found] == list(range(count))
+        assert all(isinstance(reason, str) for _, reason in found)
 
 
 def test_labels_that_make_no_sense_do_no_harm(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,29 +26,39 @@ def read_rows(
 ) -> Iterator[Frame | Rejected]:
     """What ``frame(row, index)`` makes of rows ``start`` to ``stop`` in the order of their ids.
 
-    A row that cannot be decoded comes as :class:`Rejected`.
+    A row that cannot be read or decoded comes as :class:`Rejected`.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a database of ASE, or a damaged one.
     """
     ids = _query(path, "SELECT id FROM systems ORDER BY id LIMIT ? OFFSET ?", max(stop - start, 0), start)
-    with _connect(path) as database:
+    with _opened(path) as database:
         for index, (number,) in enumerate(ids, start):
             try:
                 yield frame(database.get(id=number), index)
-            except (KeyError, IndexError, TypeError, ValueError) as error:
+            except (KeyError, IndexError, TypeError, ValueError, sqlite3.Error) as error:
                 yield Rejected(f"{path.name}:{index}", f"the row with id {number} cannot be decoded: {error!r}")
 
 
 def metadata(path: Path) -> dict[str, Any]:
     """The database's metadata; empty if it has none."""
     _query(path, "SELECT COUNT(*) FROM systems")
-    with _connect(path) as database:
+    with _opened(path) as database:
         found: dict[str, Any] = database.metadata
     return found
 
 
-def _connect(path: Path) -> Any:
+@contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """The database as ASE sees it; what SQLite does not like about it is a ValueError."""
     from ase.db import connect
 
-    return connect(path, type="db", use_lock_file=False)
+    try:
+        with connect(path, type="db", use_lock_file=False) as database:
+            yield database
+    except sqlite3.Error as error:
+        raise _damaged(path, error) from error
 
 
 def _query(path: Path, sql: str, *arguments: int) -> list[tuple[Any, ...]]:
@@ -59,7 +69,11 @@ def _query(path: Path, sql: str, *arguments: int) -> list[tuple[Any, ...]]:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
             return connection.execute(sql, arguments).fetchall()
     except sqlite3.Error as error:
-        raise ValueError(
-            f"{path}: not a whole SQLite database of ASE, which has a table 'systems' ({error}); if it was downloaded, "
-            f"do so again"
-        ) from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: sqlite3.Error) -> ValueError:
+    return ValueError(
+        f"{path}: not a whole SQLite database of ASE, which has a table 'systems' ({error}); if it was downloaded, "
+        "do so again"
+    )

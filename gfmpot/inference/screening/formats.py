@@ -69,12 +69,18 @@ class Defaults:
     spin: int | None = None
     read_file: ReadFile | None = None
 
+    def __post_init__(self) -> None:
+        if self.spin is not None and self.spin < 1:
+            raise ValueError(f"spin is a multiplicity 2S+1, at least 1, or None for unspecified; got {self.spin}")
+
     def bare(self, atoms: Atoms, where: str) -> Frame | Rejected:
         """The structure of ``atoms``, without labels."""
         try:
             charge, spin = charge_and_spin(atoms, self.charge, self.spin)
         except ValueError as error:
             return Rejected(where, str(error))
+        if spin is not None and spin < 1:  # in arrays, 0 is unspecified; here, nothing is
+            return Rejected(where, f"multiplicity {spin} is impossible: it must be at least 1, or not stated at all")
         return Frame(
             numbers=atoms.numbers.astype(np.int64),
             positions=atoms.positions,

@@ -34,14 +34,17 @@ def plain_frame(text: str, charge: int, spin: int | None) -> Frame | None:
         charge: if it states none.
         spin: multiplicity if it states none; None is unspecified.
     """
-    count, header, *lines = text.splitlines()
+    count, _, rest = text.partition("\n")
+    header, *lines = rest.split("\n")
     if _ENTRY.sub("", header).strip():
         return None
     entries = {name: quoted or bare for name, quoted, bare in _ENTRY.findall(header)}
     properties = entries.get("Properties", "")
     stated = [entries[name] for name in ("charge", "spin") if name in entries]
     usual = properties == PROPERTIES or properties.startswith(PROPERTIES + ":")
-    if not usual or not all(map(_WHOLE.fullmatch, stated)) or len(lines) < int(count):
+    if not usual or not all(map(_WHOLE.fullmatch, stated)) or int(entries.get("spin", 1)) < 1:
+        return None
+    if not _WHOLE.fullmatch(count.strip()) or len(lines) < int(count):
         return None
     rows = [line.split(None, 4) for line in lines[: int(count)]]
     try:
