@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 MOST_WORKERS = 8
 """Processes that read ahead for one GPU, unless told otherwise."""
+
+RELAXING = {"cell": False, "fmax": 0.05, "steps": 500, "optimizer": "FIRE"}
+"""How to relax, unless told otherwise."""
 
 
 def screen(
@@ -53,9 +56,11 @@ def screen(
     largest: Annotated[bool, typer.Option("--largest", help="The highest are the best.")] = False,
     relax: Annotated[bool, typer.Option("--relax", help="Relax positions first.")] = False,
     cell: Annotated[bool, typer.Option("--cell", help="Relax the cell, too, of what has a volume.")] = False,
-    fmax: Annotated[float, typer.Option(help="eV/Å, the largest force to stop at.")] = 0.05,
-    steps: Annotated[int, typer.Option(help="The most steps to take.")] = 500,
-    optimizer: Annotated[str, typer.Option(metavar="FIRE|LBFGS", help="What relaxes.")] = "FIRE",
+    fmax: Annotated[float | None, typer.Option(help="eV/Å, the largest force to stop at.", show_default="0.05")] = None,
+    steps: Annotated[int | None, typer.Option(help="The most steps to take.", show_default="500")] = None,
+    optimizer: Annotated[
+        str | None, typer.Option(metavar="FIRE|LBFGS", help="What relaxes.", show_default="FIRE")
+    ] = None,
     workers: Annotated[
         int | None,
         typer.Option("--workers", "-j", min=0, help="Processes that read ahead.", show_default="as cores allow"),
@@ -94,10 +99,12 @@ def screen(
         relaxer = None
         if top_k is None and (by is not None or largest):
             raise ValueError("--by and --largest say what --top-k is: give that, too")
-        if cell and not relax:
-            raise ValueError("--cell says how to relax: give --relax, too")
+        how = {"cell": cell or None, "fmax": fmax, "steps": steps, "optimizer": optimizer}
+        given = {name: value for name, value in how.items() if value is not None}
+        if given and not relax:
+            raise ValueError(f"--{next(iter(given))} says how to relax: give --relax, too")
         if relax:
-            relaxer = _relaxer(predictor, model, cell=cell, fmax=fmax, steps=steps, optimizer=optimizer)
+            relaxer = _relaxer(predictor, model, RELAXING | given)
         settings = Settings(forces, stress, where, block_size, charge, spin, relaxer, structures_in)
         screening = Screening(inputs, out, predictor, settings, top=top, launch=launch, overwrite=overwrite)
         _finish(screening, _work(screening, _share_cores(predictor, launch, workers)))
@@ -118,11 +125,12 @@ def _predictor(
 
     if precision == "auto":
         raise ValueError("--precision auto looks at the first structures, which are others on each process; choose one")
-    chosen = device if launch.world == 1 else ranks.device(launch, device)
+    alone = launch.world == 1 and device is not None  # a device of any kind that there is
+    chosen = device if alone else ranks.device(launch, device)
     return Predictor(model, head=head, precision=precision, device=chosen, budget=BatchBudget(max_edges=batch_edges))
 
 
-def _relaxer(predictor: Predictor, model: str, **settings: Any) -> Relaxer:
+def _relaxer(predictor: Predictor, model: str, settings: Mapping[str, Any]) -> Relaxer:
     from gfmpot.calculators import GFMCalculator
     from gfmpot.calculators.batched import relax_many
     from gfmpot.inference.screening import Relaxation, Relaxer
@@ -148,8 +156,10 @@ def _share_cores(predictor: Predictor, launch: Launch, workers: int | None) -> i
     """
     import torch
 
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    own = max(1, cores // launch.local_world)
+    from gfmpot.ranks.launch import own_cores
+    from gfmpot.telemetry.host import cores
+
+    own = own_cores(launch, cores())
     if workers is None:
         workers = min(own - 1, 1 if predictor.device.type == "cpu" else MOST_WORKERS)
     if "OMP_NUM_THREADS" not in os.environ:
@@ -161,14 +171,13 @@ def _work(screening: Screening, workers: int) -> Outcome:
     from gfmpot.cli.screen_progress import shown
     from gfmpot.ranks.signals import SIGNALS, EndOfJob
 
-    done, blocks = len(screening.folder.done()), len(screening.blocks)
     if screening.launch.is_main:
-        _tell_beginning(screening, done, blocks)
+        _tell_beginning(screening)
     with EndOfJob((*SIGNALS, signal.SIGINT)) as end, shown(screening) as progress:
         return screening.work(workers=workers, stopping=lambda: end.requested, progress=progress)
 
 
-def _tell_beginning(screening: Screening, done: int, blocks: int) -> None:
+def _tell_beginning(screening: Screening) -> None:
     from gfmpot.inference.screening.inputs import HIDDEN
 
     plan = screening.plan
@@ -178,7 +187,11 @@ def _tell_beginning(screening: Screening, done: int, blocks: int) -> None:
     for item in plan.inputs:
         if item.problem:
             rest = f" after its first {item.records} structures" if item.records else ""
-            note(f"cannot be read{rest}: {item.problem}", "yellow")
+            whose = "" if item.path in item.problem else f"{item.path}: "
+            note(f"cannot be read{rest}: {whose}{item.problem}", "yellow")
+    if not screening.locked:
+        note(f"no file locks in {screening.folder.path}: ranks may do some blocks twice", "yellow")
+    done, blocks = len(screening.folder.done()), len(screening.blocks)
     if 0 < done < blocks:
         note(f"going on: {done} of {blocks} blocks are done")
 

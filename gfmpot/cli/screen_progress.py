@@ -14,7 +14,7 @@ from gfmpot.cli.console import console, note
 if TYPE_CHECKING:
     from gfmpot.inference.screening import Screening
 
-LOOKING = 2.0
+LOOKING = 5.0
 """s between looks into the folder for what all processes have done."""
 
 LINES = 60.0
@@ -60,11 +60,11 @@ class Pace:
 
 @contextmanager
 def shown(screening: Screening) -> Iterator[Callable[[int, int], None]]:
-    """Call it with structures and atoms as they are done; only the first rank shows anything."""
-    pace, target = Pace(screening), console(stderr=True)
+    """Call it with structures and atoms as they are done; only the first rank shows anything, and looks for more."""
     if not screening.launch.is_main:
-        yield pace.add
+        yield lambda structures, atoms: None
         return
+    pace, target = Pace(screening), console(stderr=True)
     columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[note]}"))
     with Progress(*columns, console=target, transient=True, disable=not target.is_terminal) as bar:
         task, told = bar.add_task("", total=pace.total, completed=pace.done, note="starting"), [monotonic()]

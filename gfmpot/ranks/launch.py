@@ -158,6 +158,20 @@ def _launch(launcher: str, ranks: list[int], node: int | None = None) -> Launch:
     return Launch(rank, world, local_rank, local_world, index, launcher=launcher)
 
 
+def own_cores(launch: Launch, allowed: int, environ: Environ = os.environ) -> int:
+    """Cores of this rank, of those that its process is ``allowed`` to use.
+
+    srun says how many it gives to a rank, or, where it binds ranks, allows each only its own, as the mpiexecs do. What
+    is allowed to all ranks of the node is divided; ``torchrun`` never binds.
+    """
+    if launch.launcher == "srun" and "SLURM_CPUS_PER_TASK" in environ:
+        return max(1, min(allowed, number(environ, "SLURM_CPUS_PER_TASK")))
+    on_srun = launch.launcher == "srun" and "SLURM_CPUS_ON_NODE" in environ
+    of_node = number(environ, "SLURM_CPUS_ON_NODE") if on_srun else os.cpu_count() or 1
+    is_bound = launch.launcher != "torchrun" and allowed < of_node
+    return allowed if is_bound else max(1, allowed // launch.local_world)
+
+
 def device(launch: Launch, wanted: str | None = None) -> torch.device:
     """The device of this rank.
 

@@ -38,7 +38,7 @@ class ProcessReader:
             "rss_gib": self._resident() / GIB,
             "memory_used_gib": (memory["MemTotal"] - memory["MemAvailable"]) / GIB,
         }
-        return [Sample(values, {"cpu_cores": _cores(), "memory_total_gib": memory["MemTotal"] / GIB})]
+        return [Sample(values, {"cpu_cores": cores(), "memory_total_gib": memory["MemTotal"] / GIB})]
 
     def close(self) -> None:
         """Nothing is held."""
@@ -114,5 +114,6 @@ def _packages(root: Path) -> list[Path]:
     return [zone for zone in zones if (zone / "name").read_text().startswith("package")]
 
 
-def _cores() -> int:
+def cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -120,6 +120,10 @@ def test_relaxation(screen, tmp_path: Path) -> None:
         ),
         (["a.extxyz", "--by", "energy"], "error: --by and --largest say what --top-k is"),
         (["a.extxyz", "--cell"], "error: --cell says how to relax: give --relax, too"),
+        (["a.extxyz", "--fmax", "0.05"], "error: --fmax says how to relax: give --relax, too"),
+        (["a.extxyz", "--steps", "3"], "error: --steps says how to relax: give --relax, too"),
+        (["a.extxyz", "--optimizer", "FIRE"], "error: --optimizer says how to relax: give --relax, too"),
+        (["a.extxyz", "--spin", "0"], "error: spin is a multiplicity 2S+1, at least 1, or None for unspecified; got 0"),
         (["a.extxyz", "--relax", "--optimizer", "FIER"], "no optimizer 'FIER' for batches; did you mean 'FIRE'?"),
         (["a.extxyz", "--relax", "--fmax", "0"], "fmax must be positive"),
         (["a.extxyz", "--precision", "fp23"], "no precision 'fp23'; did you mean 'fp32'?"),
@@ -164,6 +168,16 @@ def test_files_that_cannot_be_read_to_their_end_are_a_failure(screen, tmp_path: 
     assert "2 files could not be read to their end: out/quarantine.jsonl says why" in result.stderr
     assert "cannot be read after its first 12 structures: half.extxyz: frame 12 should begin with" in result.stderr
     assert "cannot be read: bad.extxyz: frame 0 should begin with" in result.stderr
+
+
+def test_a_folder_without_locks_is_told(screen, monkeypatch: pytest.MonkeyPatch) -> None:
+    def none(*arguments: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    write("a.extxyz", candidates(2))
+    assert "locks" not in screen("a.extxyz", "-o", "with").stderr
+    monkeypatch.setattr("gfmpot.inference.screening.locks.fcntl.lockf", none)
+    assert "no file locks in out: ranks may do some blocks twice" in screen("a.extxyz", "-o", "out").stderr
 
 
 def test_without_pyarrow(screen, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -310,7 +324,10 @@ def test_other_ranks_show_nothing_and_files_get_lines(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("gfmpot.cli.screen_progress.LINES", -1.0)
-    with shown(run_of(100, 10, set(), rank=1, world=2)) as progress:
+    other = run_of(100, 10, set(), rank=1, world=2)
+    other.folder.done = lambda: pytest.fail("one rank that looks into the folder is enough")
+    monkeypatch.setattr("gfmpot.cli.screen_progress.LOOKING", -1.0)
+    with shown(other) as progress:
         progress(50, 100)
     assert capsys.readouterr().err == ""
     with shown(run_of(100, 10, set(), rank=0, world=2)) as progress:

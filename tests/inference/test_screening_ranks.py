@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from ase import Atoms
+from screening_samples import table
 
 from gfmpot.inference import Predictor
 from gfmpot.inference.screening import Screening, Settings, check
@@ -21,6 +22,7 @@ from gfmpot.inference.screening.locks import Locks
 from gfmpot.inference.screening.preparing import Piece
 from gfmpot.inference.screening.readers import Readers
 from gfmpot.inference.screening.tables import read_summary
+from gfmpot.models import Potential, save
 from gfmpot.ranks.launch import Launch
 
 pytest.importorskip("pyarrow", reason='needs pyarrow: pip install "gfmpot[parquet]"')
@@ -94,15 +96,38 @@ def test_locks_exclude_other_processes_and_end_with_them(tmp_path: Path) -> None
             other.kill()
 
 
-def test_without_locks_everybody_works(screen, files, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on a file system that has none: more work, the same result."""
+LOCKLESS = """
+import fcntl, sys, torch
+from pathlib import Path
+from time import sleep
+def none(*arguments):
+    raise OSError(38, "Function not implemented")
+fcntl.lockf = none
+from gfmpot.inference import Predictor
+from gfmpot.inference.screening import Screening, Settings
+torch.set_num_threads(1)
+inputs, out, model, mine, other = sys.argv[1:]
+screening = Screening([inputs], out, Predictor(model, precision="fp64", device="cpu"), Settings(block=7))
+Path(mine).touch()
+while not Path(other).exists():
+    sleep(0.01)
+assert not screening.locked
+assert screening.work().complete
+"""
 
-    def none(*arguments: object) -> None:
-        raise OSError(38, "Function not implemented")
 
-    monkeypatch.setattr("gfmpot.inference.screening.locks.fcntl.lockf", none)
-    assert screen("a.extxyz", block=7)[1].complete
+def test_without_locks_everybody_works(files, small_potential: Potential, tmp_path: Path) -> None:
+    """As on a file system that has none: more work by two processes at once, each structure once."""
+    (tmp_path / "lockless.py").write_text(LOCKLESS)
+    save(small_potential, tmp_path / "model.safetensors")
+    command = [sys.executable, "lockless.py", str(tmp_path / "a.extxyz"), "out", "model.safetensors"]
+    environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+    ways = (["first", "second"], ["second", "first"])
+    both = [subprocess.Popen([*command, *way], cwd=tmp_path, env=environ) for way in ways]
+    assert [process.wait(timeout=60) for process in both] == [0, 0]
     assert check(tmp_path / "out") == []
+    assert len(table(tmp_path / "out")) == 35
+    assert list(tmp_path.glob("out/**/.*")) == [], "nothing half-written is left"
 
 
 class Deadly:

@@ -83,7 +83,10 @@ def block(run: Path, number: int) -> Path:
             r"block 0: .*a\.extxyz, structure 4 is missing",
         ),
         (lambda run: edit(block(run, 0), same, not_selected=1), r"but \{'written': 5, 'not_selected': 1"),
-        (lambda run: edit(block(run, 0), lambda rows: rows.assign(file="b.xyz")), "block 0: 'b.xyz'"),
+        (
+            lambda run: edit(block(run, 0), lambda rows: rows.assign(file="b.xyz")),
+            "block 0: it has structures of b.xyz, which is no input of this run",
+        ),
         (
             lambda run: (run / "quarantine/block-0000001.jsonl").unlink(),
             "block 1: 2 structures were quarantined, 0 are there",

@@ -17,7 +17,7 @@ from ase.io import write
 from screening_samples import BAD, halved, table
 
 from gfmpot.inference import Predictor
-from gfmpot.inference.screening import Relaxer, Screening, Settings, check
+from gfmpot.inference.screening import Relaxer, Screening, Settings, Top, check
 from gfmpot.inference.screening.folder import read_lines
 from gfmpot.models import Potential
 from gfmpot.ranks.launch import Launch
@@ -104,6 +104,8 @@ def test_other_runs_are_refused(screen, predictor, small_potential, files, tmp_p
     for options, message in (
         ({"head": "solids-pbe"}, "head was null"),
         ({"weights": {"solids-pbe": 1}}, "weights was"),
+        ({"skip": 0.1}, r"skip was 0\.0, is 0\.1"),
+        ({"allow_unsupported": True}, "allow_unsupported was false, is true"),
     ):
         other = Predictor(small_potential, precision="fp64", device="cpu", **options)
         with pytest.raises(ValueError, match=message):
@@ -226,3 +228,59 @@ def test_a_file_that_is_damaged_in_the_middle_is_screened_until_there(screen, tm
     assert (line["file"], line["index"]) == (str(tmp_path / "a.extxyz"), 2)
     assert "frame 2 should begin with a number of atoms, got '5?" in line["reason"]
     assert table(tmp_path / "out")["index"].tolist() == [0, 1, *range(7)]
+
+
+def test_finals_of_a_killed_process_do_not_stay(screen, tmp_path: Path, candidates: list[Atoms]) -> None:
+    write(tmp_path / "a.extxyz", candidates[1:2])  # copper, which cannot be relaxed
+    relaxer = Relaxer(halved, {})
+    screening, _ = screen("a.extxyz", relaxer=relaxer)
+    screening.folder.table(0).unlink()
+    screening.folder.relaxed.mkdir()
+    write(screening.folder.finals(0), candidates)
+    assert screen("a.extxyz", relaxer=relaxer)[1].complete
+    assert not screening.folder.finals(0).exists()
+
+
+def test_nothing_to_read(predictor: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is nothing to read"):
+        Screening([], tmp_path / "out", predictor)
+
+
+# --- the end
+
+
+def ranked(folder: Path) -> list[float]:
+    return pd.read_parquet(folder / "top.parquet")["max_force"].tolist()
+
+
+def test_who_wants_a_ranking_gets_one_though_another_has_reported(
+    screen, predictor: Predictor, tmp_path: Path, candidates: list[Atoms]
+) -> None:
+    write(tmp_path / "a.extxyz", candidates)
+    paths, out = [tmp_path / "a.extxyz"], tmp_path / "out"
+    plain = Screening(paths, out, predictor)
+    late = Screening(paths, out, predictor, top=Top(3, "max_force"), launch=Launch(1, 2, 1, 2))
+    plain.work()
+    assert plain.close() is not None
+    os.utime(out / "report.json", (0, 0))  # by the clock of another machine
+    assert late.close() is None
+    assert len(ranked(out)) == 3
+    times = (out / "top.parquet").stat().st_mtime_ns
+    assert late.close() is None
+    assert (out / "top.parquet").stat().st_mtime_ns == times, "once is enough"
+    best = Screening(paths, out, predictor, top=Top(2, "max_force", largest=True))
+    assert best.close() is not None, "what was complete before is reported on once more"
+    assert ranked(out) == sorted(table(out)["max_force"], reverse=True)[:2]
+
+
+def test_a_report_of_what_is_not_complete_any_more_is_removed(screen, predictor, tmp_path: Path, candidates) -> None:
+    write(tmp_path / "a.extxyz", candidates)
+    paths, out = [tmp_path / "a.extxyz"], tmp_path / "out"
+    first = Screening(paths, out, predictor, top=Top(2))
+    first.work()
+    first.close()
+    first.folder.table(0).unlink()
+    again = Screening(paths, out, predictor, launch=Launch(1, 2, 1, 2))
+    assert not any((out / name).exists() for name in ("report.json", "top.parquet", "top.extxyz", "quarantine.jsonl"))
+    again.work()
+    assert again.close() is not None

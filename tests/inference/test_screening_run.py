@@ -108,6 +108,41 @@ def test_a_structure_that_has_no_finite_answer_does_not_take_others_along(
     assert check(tmp_path / "out") == []
 
 
+def test_what_was_too_much_once_is_not_tried_again(
+    screen, small_potential: Potential, tmp_path: Path, candidates: list[Atoms], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    evaluate, failed = Predictor.__call__, []
+
+    def cramped(self: Predictor, graph):
+        if graph.n_structures > 2:
+            failed.append(graph.n_structures)
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+        return evaluate(self, graph)
+
+    write(tmp_path / "a.extxyz", 16 * candidates[:1])
+    monkeypatch.setattr(Predictor, "__call__", cramped)
+    predictor = Predictor(small_potential, device="cpu", budget=BatchBudget(max_structures=4))
+    Screening([tmp_path / "a.extxyz"], tmp_path / "out", predictor).work()
+    assert failed == [4], "once, not for each of four batches"
+    assert len(table(tmp_path / "out")) == 16
+
+
+def test_tiny_cells_are_refused_before_their_images_are_listed(screen, tmp_path: Path, monkeypatch) -> None:
+    """A micrometre for an ångström: millions of images within the cutoff."""
+
+    def search(*arguments: object, **options: object) -> None:
+        pytest.fail("the neighbours were searched")
+
+    thin = Atoms("Cu", cell=[9, 9, 0.05], pbc=(False, False, True))
+    full = Atoms(8 * "H", np.random.default_rng(0).random((8, 3)) / 8, cell=[0.12, 0.12, 0.12], pbc=True)
+    write(tmp_path / "a.extxyz", [bulk("Cu", "fcc", 3.6e-4), thin, full])
+    monkeypatch.setattr("gfmpot.inference.screening.preparing.search", search)
+    screen("a.extxyz")
+    reasons = [line["reason"] for line in refused(tmp_path / "out")]
+    assert len(reasons) == 3
+    assert all("atoms closer than 0.1 Å are taken for a mistake" in reason for reason in reasons)
+
+
 def test_other_errors_of_the_model_are_raised(screen, tmp_path: Path, candidates, monkeypatch) -> None:
     def broken(self: Predictor, graph) -> None:
         raise RuntimeError("mat1 and mat2 shapes cannot be multiplied")

@@ -291,3 +291,25 @@ def test_one_process_needs_no_group() -> None:
 def test_import_changes_nothing() -> None:
     assert not dist.is_initialized()
     assert "mpi4py.MPI" not in sys.modules
+
+
+@pytest.mark.parametrize(
+    ("launch", "allowed", "environ", "expected"),
+    [
+        (Launch(), 12, {}, 12),
+        (Launch(0, 4, 0, 4, launcher="torchrun"), 64, {}, 16),
+        (Launch(0, 4, 0, 4, launcher="torchrun"), 32, {}, 8),  # a container's share of the node, which all share
+        (Launch(0, 4, 0, 4, launcher="Open MPI"), 64, {}, 16),
+        (Launch(0, 4, 0, 4, launcher="Open MPI"), 16, {}, 16),  # bound
+        (Launch(0, 4, 0, 4, launcher="srun"), 8, {"SLURM_CPUS_PER_TASK": "8"}, 8),
+        (Launch(0, 4, 0, 4, launcher="srun"), 64, {"SLURM_CPUS_PER_TASK": "8"}, 8),
+        (Launch(0, 4, 0, 4, launcher="srun"), 8, {"SLURM_CPUS_ON_NODE": "32"}, 8),
+        (Launch(0, 4, 0, 4, launcher="srun"), 32, {"SLURM_CPUS_ON_NODE": "32"}, 8),  # of a part of the node, not bound
+        (Launch(0, 4, 0, 4, launcher="srun"), 2, {"SLURM_CPUS_ON_NODE": "2"}, 1),
+    ],
+)
+def test_cores_are_divided_once(
+    launch: Launch, allowed: int, environ: dict[str, str], expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 64)
+    assert module.own_cores(launch, allowed, environ) == expected

@@ -58,6 +58,8 @@ class Assembly:
         if rows.relaxations:
             folder.relaxed.mkdir(exist_ok=True)
             self._write_finals(folder.finals(number), rows)
+        else:
+            folder.finals(number).unlink(missing_ok=True)
         self._table.write(folder.table(number), rows, {**self._summary(len(rows)), **whose})
 
     def _summary(self, written: int) -> dict[str, Any]:

@@ -92,11 +92,12 @@ def _read(folder: Folder, plan: Plan, block: int) -> _Found:
     rows = pq.read_table(folder.table(block), columns=["file", "index"], partitioning=None)
     refusals = folder.refusals(block)
     lines = list(read_lines([refusals])) if refusals.exists() else []
-    numbers = plan.numbers()
     files = [*rows["file"].to_pylist(), *(line["file"] for line in lines)]
     indices = [*rows["index"].to_pylist(), *(line["index"] for line in lines)]
+    if strangers := set(files) - plan.numbers.keys():
+        raise ValueError(f"it has structures of {min(strangers)}, which is no input of this run")
     return _Found(
-        np.array([numbers[file] for file in files], dtype=np.int64),
+        np.array([plan.numbers[file] for file in files], dtype=np.int64),
         np.array(indices, dtype=np.int64),
         len(rows),
         len(lines),

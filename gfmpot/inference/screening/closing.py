@@ -83,7 +83,7 @@ def close(out: str | Path) -> Report:
         "options": dict(plan.options),
     }
     report["histograms"] = histograms(folder, report["written"])
-    with whole(folder.path / "report.json") as partial:
+    with whole(folder.report) as partial:
         partial.write_text(json.dumps(report, ensure_ascii=False, indent=1) + "\n")
     return report
 

@@ -8,11 +8,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gfmpot.graph import UNSPECIFIED_SPIN, AtomGraph, InvalidStructureError, graph_from_atoms
-from gfmpot.inference.predictor import Predictor, Results
+from gfmpot.inference.predictor import Predictor, Results, ran_out_of_memory
 from gfmpot.inference.screening.preparing import Piece, Refused
 
 if TYPE_CHECKING:
@@ -110,11 +109,20 @@ class Evaluation:
             return self._by_halves(piece)
         try:
             return list(self.predictor(graph))
-        except (ValueError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and not is_want_of_memory(error):
-                raise
+        except ValueError as error:
             reason = str(error).removeprefix("structure 0 of the batch: ")
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
+            reason = f"{graph.n_atoms} atoms and {graph.n_edges} edges do not fit into memory"
+            self._learn(len(piece), graph.n_edges)
         return [reason] if len(piece) == 1 else self._by_halves(piece)
+
+    def _learn(self, structures: int, edges: int) -> None:
+        """From now on, evaluate less at once: so much was too much for the memory."""
+        if structures > 1:
+            budget = self.predictor.budget
+            self.predictor.budget = dataclasses.replace(budget, max_edges=max(1, min(budget.max_edges, edges // 2)))
 
     def _by_halves(self, piece: Piece) -> list[Results | str]:
         middle = len(piece) // 2
@@ -181,12 +189,6 @@ def atoms_of(piece: Piece) -> list[Atoms]:
         numbers, positions = part.atomic_numbers.numpy(), part.positions.numpy()
         structures.append(Atoms(numbers, positions, cell=graph.cell[i].numpy(), pbc=graph.pbc[i].numpy(), info=info))
     return structures
-
-
-def is_want_of_memory(error: Exception) -> bool:
-    """Whether a smaller batch may succeed."""
-    text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "allocate memory" in text or "out of memory" in text
 
 
 def _refusal(piece: Piece, i: int, reason: str) -> Refused:

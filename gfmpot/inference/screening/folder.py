@@ -33,7 +33,7 @@ class Folder:
     def __init__(self, path: str | Path) -> None:
         self.path = path = Path(path)
         self.results, self.quarantine, self.relaxed = path / RESULTS, path / "quarantine", path / "relaxed"
-        self.run, self.locks = path / "run.json", path / "locks"
+        self.run, self.locks, self.report = path / "run.json", path / "locks", path / "report.json"
 
     def table(self, block: int) -> Path:
         """Results of a block."""

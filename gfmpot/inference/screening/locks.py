@@ -18,12 +18,15 @@ _FIRST_OF_ALL = 1 << 60
 class Locks:
     """Numbered locks in one file, one byte each. The system releases them when a process ends, however it ends.
 
-    They only save work: what two processes do twice is written under the same name with the same content. Where a file
-    system has no locks, everybody gets every lock. They are POSIX locks: of the process, so that two objects of one
-    process do not exclude each other.
+    They only save work: what two processes do twice is written under the same name, whole, and once; the content is
+    the same but for what the order of sums on a GPU changes. Where a file system has no locks, everybody gets every
+    lock. They are POSIX locks: of the process, so that two objects of one process do not exclude each other.
     """
 
     def __init__(self, path: Path) -> None:
+        self.work = True
+        """Whether the file system has locks, as far as was seen."""
+
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
 
     def take(self, number: int) -> bool:
@@ -53,7 +56,9 @@ class Locks:
         try:
             fcntl.lockf(self._file, how, length, start)
         except OSError as error:
-            return error.errno not in _TAKEN  # no locks here
+            if error.errno in _TAKEN:
+                return False
+            self.work = False
         return True
 
     def __enter__(self) -> Locks:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Plan:
         """The work."""
         return Blocks(self.inputs, self.block)
 
+    @cached_property
     def numbers(self) -> dict[str, int]:
         """Number of each input by its path."""
         return {item.path: number for number, item in enumerate(self.inputs)}

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from gfmpot.data.frame import Frame
 from gfmpot.data.sources._molecules import formula
 from gfmpot.graph import AtomGraph, BatchBudget, InvalidStructureError
+from gfmpot.graph.build import COINCIDENT
 from gfmpot.graph.joint import Searched, join, search
 from gfmpot.inference.screening.formats import Defaults
 from gfmpot.inference.screening.inputs import Block, Input, structures
@@ -149,6 +150,7 @@ class Preparation:
         return None
 
     def _searched(self, frame: Frame) -> Searched:
+        check_density(len(frame.numbers), frame.cell, frame.pbc)
         return search(
             frame.numbers,
             frame.positions,
@@ -168,6 +170,28 @@ class Preparation:
             indices = np.array([candidate.index for candidate in kept], dtype=np.int64)
             formulas = [formula(candidate.searched.numbers) for candidate in kept]
         return Piece(block, graph, inputs, indices, formulas, *aside.take())
+
+
+def check_density(atoms: int, cell: NDArray[np.float64], pbc: NDArray[np.bool_]) -> None:
+    """Refuse a cell so small that atoms lie on top of each other, before its perhaps millions of images are listed.
+
+    Args:
+        atoms: how many.
+        cell: (3, 3) Å.
+        pbc: (3,) which of its vectors are periodic.
+
+    Raises:
+        InvalidStructureError: an atom is on top of its own image, or spheres of that diameter do not fit in.
+    """
+    lengths = np.linalg.norm(cell, axis=1)[pbc]
+    volume = abs(float(np.linalg.det(cell))) if pbc.all() else np.inf
+    is_short = bool(((lengths > 0) & (lengths < COINCIDENT)).any())
+    is_full = 0 < volume < atoms * COINCIDENT**3 / np.sqrt(2)  # as dense as spheres can be
+    if is_short or is_full:
+        what = f"a cell vector of {lengths.min():.3g} Å" if is_short else f"{atoms} atoms in {volume:.3g} Å³"
+        raise InvalidStructureError(
+            f"{what}: atoms closer than {COINCIDENT} Å are taken for a mistake; check the cell and its units"
+        )
 
 
 class _Aside:

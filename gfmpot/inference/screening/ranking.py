@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from gfmpot.config import did_you_mean
@@ -16,6 +17,9 @@ from gfmpot.inference.screening.tables import RELAXED, TYPES, pyarrow, whole
 
 if TYPE_CHECKING:
     from ase import Atoms
+
+RANKING = b"gfmpot.top"
+"""Under which key the metadata of ``top.parquet`` say what was ranked by what."""
 
 NUMBERS = [name for name, kind in (TYPES | RELAXED).items() if kind[0] in "if"]
 
@@ -72,12 +76,24 @@ def write_top(folder: Folder, plan: Plan, top: Top, defaults: Defaults) -> Any:
     from ase.io import write
 
     rows = best(folder, top)
-    with whole(folder.path / "top.parquet") as partial:
-        pq.write_table(rows, partial)
     found = [_structure(folder, plan, row, defaults) for row in rows.to_pylist()]
     with whole(folder.path / "top.extxyz") as partial:
         write(partial, found, format="extxyz")
+    metadata = {**(rows.schema.metadata or {}), RANKING: json.dumps(asdict(top)).encode()}
+    with whole(folder.path / "top.parquet") as partial:  # comes last, since it says what the best are
+        pq.write_table(rows.replace_schema_metadata(metadata), partial)
     return rows
+
+
+def ranked_by(folder: Folder) -> Top | None:
+    """What :func:`write_top` has written; None if nothing."""
+    import pyarrow.parquet as pq
+
+    path = folder.path / "top.parquet"
+    if not path.exists():
+        return None
+    stated = (pq.read_schema(path).metadata or {}).get(RANKING)
+    return None if stated is None else Top(**json.loads(stated))
 
 
 def best(folder: Folder, top: Top) -> Any:
@@ -116,7 +132,7 @@ def _structure(folder: Folder, plan: Plan, row: Mapping[str, Any], defaults: Def
 def _final(folder: Folder, plan: Plan, row: Mapping[str, Any]) -> Atoms:
     from ase.io import iread
 
-    number = plan.numbers()[row["file"]]
+    number = plan.numbers[row["file"]]
     block = plan.blocks().number_of(number, 0 if plan.inputs[number].kind == WHOLE else row["index"])
     for atoms in iread(folder.finals(block), index=":", format="extxyz"):
         if (str(atoms.info["file"]), atoms.info["index"]) == (row["file"], row["index"]):
@@ -127,7 +143,7 @@ def _final(folder: Folder, plan: Plan, row: Mapping[str, Any]) -> Atoms:
 def _read(plan: Plan, row: Mapping[str, Any], defaults: Defaults) -> Atoms:
     from ase import Atoms
 
-    item, index = plan.inputs[plan.numbers()[row["file"]]], row["index"]
+    item, index = plan.inputs[plan.numbers[row["file"]]], row["index"]
     start, stop = (0, 1) if item.kind == WHOLE else (index, index + 1)
     for found, frame in structures(item, start, stop, defaults):
         if found == index and isinstance(frame, Frame):

@@ -26,7 +26,7 @@ from gfmpot.inference.screening.inputs import find
 from gfmpot.inference.screening.locks import Locks
 from gfmpot.inference.screening.plan import Plan, Request, agreed_plan, new_plan
 from gfmpot.inference.screening.preparing import Piece, Preparation, Refused
-from gfmpot.inference.screening.ranking import Top, write_top
+from gfmpot.inference.screening.ranking import Top, ranked_by, write_top
 from gfmpot.inference.screening.readers import Readers
 from gfmpot.inference.screening.tables import Table, pyarrow
 from gfmpot.inference.screening.where import Where
@@ -122,6 +122,7 @@ class Screening:
     ) -> None:
         pyarrow()
         self._since = time.time()
+        Defaults(settings.charge, settings.spin)  # whether they make sense
         self.folder, self.predictor, self.settings = Folder(out), predictor, settings
         self.launch = launch = launch or Launch()
         self._where = None if settings.where is None else Where(settings.where, self._table(()).types)
@@ -142,7 +143,13 @@ class Screening:
             self.folder.empty()
         self.folder.prepare()
         with Locks(self.folder.locks) as locks, locks.one_at_a_time():
-            return agreed_plan(self.folder, request, check_inputs=self.launch.is_main, anew=anew)
+            self.locked = locks.work
+            """Whether processes notice each other."""
+            plan = agreed_plan(self.folder, request, check_inputs=self.launch.is_main, anew=anew)
+            self._was_complete = len(self.folder.done()) == len(plan.blocks())
+            if not self._was_complete:
+                self.folder.remove_findings()  # of what was complete until a block was deleted
+        return plan
 
     def work(
         self,
@@ -168,18 +175,20 @@ class Screening:
         return Outcome(len(self.folder.done()), len(self.blocks), stopped)
 
     def close(self) -> Report | None:
-        """Check the complete run and report on it; None if another process has just done so.
+        """Check the complete run, report on it, and rank it; None if another process has reported on it.
+
+        A report is there only if all blocks were done before; on what was complete from the beginning, the first rank
+        reports once more.
 
         Raises:
             ValueError: not all blocks are done.
         """
-        report = self.folder.path / "report.json"
         with Locks(self.folder.locks) as locks, locks.one_at_a_time():
-            if report.exists() and report.stat().st_mtime > self._since:
-                return None
-            if self._top is not None:
+            is_told = self.folder.report.exists() and not (self._was_complete and self.launch.is_main)
+            report = None if is_told else close(self.folder.path)
+            if self._top is not None and ranked_by(self.folder) != self._top:
                 write_top(self.folder, self.plan, self._top, self._defaults())
-            return close(self.folder.path)
+            return report
 
     def _work(
         self,
@@ -260,6 +269,8 @@ class Screening:
             "head": predictor.head,
             "weights": None if weights is None else weights.tolist(),
             "precision": predictor.precision,
+            "skip": predictor.skip,
+            "allow_unsupported": predictor.allow_unsupported,
             "charge": wanted.charge,
             "spin": wanted.spin,
             "forces": wanted.forces,
