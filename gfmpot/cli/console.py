@@ -42,7 +42,7 @@ def clean_errors() -> Iterator[None]:
         warnings.showwarning = lambda message, *_, **__: note(f"warning: {message}", "yellow")
         try:
             yield
-        except (ValueError, OSError, ImportError) as error:  # an ImportError names the extra to install
+        except (ValueError, OSError, ImportError, MemoryError) as error:  # an ImportError names the extra to install
             note(f"error: {error}", "red")
             raise typer.Exit(USER_ERROR) from None
 

@@ -99,7 +99,33 @@ class Predictor:
         return self._paths.name
 
     def __call__(self, graph: AtomGraph) -> list[Results]:
-        """Results of each structure in one batch."""
+        """Results of each structure in one batch, which is halved where memory does not suffice.
+
+        Raises:
+            InvalidStructureError: an answer that is not finite.
+            MemoryError: one structure that does not fit by itself.
+        """
+        try:
+            return self._results(graph)
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
+            if graph.n_structures == 1:
+                raise MemoryError(
+                    f"{graph.n_atoms} atoms and {graph.n_edges} edges do not fit into the memory of {self.device}: "
+                    "use a lower precision, another device, or a smaller structure"
+                ) from error
+        edges, middle = min(self.budget.max_edges, graph.n_edges // 2), graph.n_structures // 2
+        self.budget = dataclasses.replace(self.budget, max_edges=max(1, edges))
+        return self(graph.part(0, middle)) + self(graph.part(middle, graph.n_structures))
+
+    def many(self, graphs: Iterable[AtomGraph]) -> Iterator[Results]:
+        """Results of each structure, evaluated in batches within the budget, in order; errors as for one batch."""
+        for batch in self.budget.pack(graphs):
+            for part in self.budget.pack(batch):  # by a budget that may have shrunk meanwhile
+                yield from self(AtomGraph.batch(part))
+
+    def _results(self, graph: AtomGraph) -> list[Results]:
         self._paths.prepare(graph, self._predict)
         prediction = self._predict(graph)
         self._warn_of_charges(graph, prediction)
@@ -108,33 +134,6 @@ class Predictor:
             if not (np.isfinite(single["energy"]) and np.isfinite(single["forces"]).all()):
                 raise InvalidStructureError(f"structure {i} of the batch: energy or forces are not finite; {_FAR_OUT}")
         return results
-
-    def many(self, graphs: Iterable[AtomGraph]) -> Iterator[Results]:
-        """Results of each structure, evaluated in batches within the budget, in order."""
-        for batch in self.budget.pack(graphs):
-            for part in self.budget.pack(batch):  # by a budget that may have shrunk meanwhile
-                yield from self._within_memory(part)
-
-    def _within_memory(self, graphs: list[AtomGraph]) -> list[Results]:
-        """Results of a batch, by halves where memory does not suffice; from then on batches are smaller.
-
-        Raises:
-            MemoryError: one structure does not fit.
-        """
-        try:
-            return self(AtomGraph.batch(graphs))
-        except (torch.OutOfMemoryError, RuntimeError) as error:
-            if not ran_out_of_memory(error):
-                raise
-            edges = sum(graph.n_edges for graph in graphs)
-            if len(graphs) == 1:
-                raise MemoryError(
-                    f"{graphs[0].n_atoms} atoms and {edges} edges do not fit into the memory of {self.device}: "
-                    "use a lower precision, another device, or a smaller structure"
-                ) from error
-        middle = len(graphs) // 2
-        self.budget = dataclasses.replace(self.budget, max_edges=max(1, min(self.budget.max_edges, edges // 2)))
-        return self._within_memory(graphs[:middle]) + self._within_memory(graphs[middle:])
 
     def composition_weights(self, graph: AtomGraph) -> dict[str, float]:
         """The weights that the blend gives to a structure, to be frozen for others."""
@@ -186,7 +185,7 @@ class Predictor:
                 message = (
                     f"{', '.join(untrained)} never saw total charge {charge:+d} in training; the answer is a guess"
                 )
-                warnings.warn(message, UserWarning, stacklevel=4)
+                warnings.warn(message, UserWarning, stacklevel=5)
 
 
 @dataclass(frozen=True)

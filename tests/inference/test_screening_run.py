@@ -88,7 +88,7 @@ def test_a_structure_that_has_no_finite_answer_does_not_take_others_along(
     """The model refuses a batch as a whole; and memory may suffice for less only."""
     write(tmp_path / "a.extxyz", candidates)
     calls: list[int] = []
-    evaluate = Predictor.__call__
+    evaluate = Predictor._predict
 
     def fussy(self: Predictor, graph):
         calls.append(graph.n_structures)
@@ -98,7 +98,7 @@ def test_a_structure_that_has_no_finite_answer_does_not_take_others_along(
             raise ValueError("structure 0 of the batch: energy or forces are not finite")
         return evaluate(self, graph)
 
-    monkeypatch.setattr(Predictor, "__call__", fussy)
+    monkeypatch.setattr(Predictor, "_predict", fussy)
     screen("a.extxyz")
     assert refused(tmp_path / "out") == [
         {"file": str(tmp_path / "a.extxyz"), "index": 1, "formula": "Cu2", "reason": "energy or forces are not finite"}
@@ -111,7 +111,7 @@ def test_a_structure_that_has_no_finite_answer_does_not_take_others_along(
 def test_what_was_too_much_once_is_not_tried_again(
     screen, small_potential: Potential, tmp_path: Path, candidates: list[Atoms], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    evaluate, failed = Predictor.__call__, []
+    evaluate, failed = Predictor._predict, []
 
     def cramped(self: Predictor, graph):
         if graph.n_structures > 2:
@@ -120,7 +120,7 @@ def test_what_was_too_much_once_is_not_tried_again(
         return evaluate(self, graph)
 
     write(tmp_path / "a.extxyz", 16 * candidates[:1])
-    monkeypatch.setattr(Predictor, "__call__", cramped)
+    monkeypatch.setattr(Predictor, "_predict", cramped)
     predictor = Predictor(small_potential, device="cpu", budget=BatchBudget(max_structures=4))
     Screening([tmp_path / "a.extxyz"], tmp_path / "out", predictor).work()
     assert failed == [4], "once, not for each of four batches"

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gfmpot.graph import UNSPECIFIED_SPIN, AtomGraph, InvalidStructureError, graph_from_atoms
-from gfmpot.inference.predictor import Predictor, Results, ran_out_of_memory
+from gfmpot.inference.predictor import Predictor, Results
 from gfmpot.inference.screening.preparing import Piece, Refused
 
 if TYPE_CHECKING:
@@ -109,20 +109,9 @@ class Evaluation:
             return self._by_halves(piece)
         try:
             return list(self.predictor(graph))
-        except ValueError as error:
+        except (ValueError, MemoryError) as error:  # the predictor evaluates less at once from then on
             reason = str(error).removeprefix("structure 0 of the batch: ")
-        except RuntimeError as error:
-            if not ran_out_of_memory(error):
-                raise
-            reason = f"{graph.n_atoms} atoms and {graph.n_edges} edges do not fit into memory"
-            self._learn(len(piece), graph.n_edges)
         return [reason] if len(piece) == 1 else self._by_halves(piece)
-
-    def _learn(self, structures: int, edges: int) -> None:
-        """From now on, evaluate less at once: so much was too much for the memory."""
-        if structures > 1:
-            budget = self.predictor.budget
-            self.predictor.budget = dataclasses.replace(budget, max_edges=max(1, min(budget.max_edges, edges // 2)))
 
     def _by_halves(self, piece: Piece) -> list[Results | str]:
         middle = len(piece) // 2
