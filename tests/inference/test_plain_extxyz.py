@@ -124,3 +124,10 @@ def test_a_frame_that_is_cut_off_is_left_to_ase() -> None:
     text = text_of(molecule("H2O"))
     assert plain_frame(text, 0, None) is not None
     assert plain_frame("".join(text.splitlines(keepends=True)[:-1]), 0, None) is None
+
+
+@pytest.mark.parametrize(
+    "text", ["", "3", "3\n", "Cu\nProperties=species:S:1:pos:R:3\n", "1\nProperties=species:S:1:pos:R:3"]
+)
+def test_what_is_cut_off_is_left_to_ase(text: str) -> None:
+    assert plain_frame(text, 0, None) is None

@@ -97,6 +97,10 @@ class Folder:
                 for path in (*self.quarantine.glob("block-*.jsonl"), *self.relaxed.glob("block-*.extxyz")):
                     path.unlink()
 
+    def has_findings(self) -> bool:
+        """Whether something is there of when all blocks were done."""
+        return any((self.path / name).exists() for name in FINDINGS)
+
     def remove_findings(self) -> None:
         """Remove what was found when all blocks were done, since they are not any more."""
         for name in FINDINGS:

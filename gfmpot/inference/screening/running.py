@@ -146,10 +146,17 @@ class Screening:
             self.locked = locks.work
             """Whether processes notice each other."""
             plan = agreed_plan(self.folder, request, check_inputs=self.launch.is_main, anew=anew)
-            self._was_complete = len(self.folder.done()) == len(plan.blocks())
-            if not self._was_complete:
-                self.folder.remove_findings()  # of what was complete until a block was deleted
+            self._was_finished = self._is_finished(plan)
         return plan
+
+    def _is_finished(self, plan: Plan) -> bool:
+        """Whether all is done and reported on; a report of what is not complete any more is removed."""
+        if not self.folder.has_findings():
+            return False
+        if len(self.folder.done()) == len(plan.blocks()):
+            return True
+        self.folder.remove_findings()
+        return False
 
     def work(
         self,
@@ -177,14 +184,14 @@ class Screening:
     def close(self) -> Report | None:
         """Check the complete run, report on it, and rank it; None if another process has reported on it.
 
-        A report is there only if all blocks were done before; on what was complete from the beginning, the first rank
-        reports once more.
+        A report is there only if all blocks are done; on what was finished from the beginning, the first rank reports
+        once more.
 
         Raises:
             ValueError: not all blocks are done.
         """
         with Locks(self.folder.locks) as locks, locks.one_at_a_time():
-            is_told = self.folder.report.exists() and not (self._was_complete and self.launch.is_main)
+            is_told = self.folder.report.exists() and not (self._was_finished and self.launch.is_main)
             report = None if is_told else close(self.folder.path)
             if self._top is not None and ranked_by(self.folder) != self._top:
                 write_top(self.folder, self.plan, self._top, self._defaults())
