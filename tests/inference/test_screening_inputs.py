@@ -17,6 +17,7 @@ from ase.db import connect
 from ase.io import read, write
 
 from gfmpot.data.conversion import Settings, convert
+from gfmpot.data.formats.manifest import NAME as MANIFEST
 from gfmpot.data.formats.manifest import Description, SplitSettings
 from gfmpot.data.frame import Frame
 from gfmpot.data.source import build_source
@@ -332,6 +333,22 @@ def test_links_are_followed_and_those_that_lead_nowhere_or_in_circles_do_no_harm
     for item in items:
         item.check()
     write_extxyz(tmp_path / "nowhere", candidates)
+    with pytest.raises(ValueError, match="has changed since"):
+        items[0].check()
+
+
+def test_damaged_stores_have_a_problem(tmp_path: Path, candidates: list[Atoms]) -> None:
+    manifest = write_store(tmp_path / "a.bp", candidates) / MANIFEST
+    manifest.write_text(manifest.read_text()[:99])
+    (tmp_path / "other.bp").mkdir()
+    (tmp_path / "other.bp/md.idx").write_text("of another program")
+    items = [survey(path, kind, PLAIN, MARKS) for path, kind in find([tmp_path])[0]]
+    assert [(Path(item.path).name, item.records) for item in items] == [("a.bp", 0), ("other.bp", 0)]
+    assert items[0].problem.startswith(str(manifest))
+    assert MANIFEST in items[1].problem
+    for item in items:
+        item.check()
+    manifest.write_text("{}")
     with pytest.raises(ValueError, match="has changed since"):
         items[0].check()
 

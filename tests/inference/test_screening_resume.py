@@ -162,7 +162,16 @@ def test_overwrite_removes_nothing_that_is_not_of_the_run(screen, predictor, tmp
     (out / "relaxed").mkdir()
     for kept in ("notes.txt", "relaxed/chosen.extxyz", "results.parquet/mine.csv"):
         (out / kept).write_text("mine")
-    for inputs in ([out / "new.extxyz"], [tmp_path / "a.extxyz", out / "relaxed/chosen.extxyz"]):
+    (tmp_path / "link.extxyz").symlink_to(out / "new.extxyz")
+    (tmp_path / "linked").symlink_to(out)
+    inside = [
+        out / "new.extxyz",
+        out / "relaxed/chosen.extxyz",
+        tmp_path / "link.extxyz",
+        tmp_path / "linked/new.extxyz",
+    ]
+    for path in inside:
+        inputs = [tmp_path / "a.extxyz", path]
         with pytest.raises(ValueError, match=r"extxyz is in the folder for the results, .*out: choose another one"):
             Screening(inputs, out, predictor, overwrite=True)
     (tmp_path / "bad.extxyz").write_text("nonsense")

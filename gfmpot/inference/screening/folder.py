@@ -64,8 +64,10 @@ class Folder:
         if self.path.is_dir() and not self.run.exists() and not self._is_new():
             raise FileExistsError(f"{self.path} holds other things than a screening: choose another folder")
         here = Path(os.path.realpath(self.path))
-        for path in inputs:
-            if here in Path(os.path.realpath(path)).parents:
+        places = {path if path.is_symlink() else path.parent: path for path in inputs}  # fewer than there are files
+        for place, path in places.items():
+            real = Path(os.path.realpath(place))
+            if here == real or here in real.parents:
                 raise ValueError(f"{path} is in the folder for the results, {self.path}: choose another one")
 
     def prepare(self) -> None:

@@ -28,7 +28,7 @@ HIDDEN = "hidden"
 """Stands for the ending of files and folders whose names begin with a dot."""
 
 GONE = (-1, -1)
-"""State of a link that leads nowhere."""
+"""State of what is not there: a link that leads nowhere, a store without its manifest."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,13 @@ class Input:
             FileNotFoundError: it is gone.
         """
         then = self.size, self.modified
-        if then == GONE and not Path(self.path).exists():
-            return
-        if _state(Path(self.path), self.kind) != then:
+        try:
+            now = _state(Path(self.path), self.kind)
+        except OSError:
+            if then != GONE:
+                raise
+            now = GONE
+        if now != then:
             raise ValueError(f"{self.path} has changed since this run was planned: begin anew with --overwrite")
 
 
@@ -155,6 +159,8 @@ def survey(path: Path, kind: str, defaults: Defaults, every: int) -> Input:
 
 def _counted(path: Path, kind: str, defaults: Defaults, every: int) -> tuple[int, tuple[int, ...], str]:
     """Number of records, marks, and what is wrong with the rest of the file."""
+    if kind == "store" and (path / MANIFEST).is_file():
+        AdiosStore(path)  # a damaged one, whose splits are not known: raises
     if kind != "extxyz":
         return format_of(kind, defaults).count(path), (), ""
     offsets, problem = scan(path)
@@ -196,7 +202,10 @@ def _read(item: Input, start: int, stop: int, defaults: Defaults) -> Iterator[Fr
 
 
 def _state(path: Path, kind: str) -> tuple[int, int]:
-    state = (path.parent / MANIFEST if kind == "store" else path).stat()
+    if kind == "store":
+        path = path if (path / MANIFEST).is_file() else path.parent
+        path /= MANIFEST
+    state = path.stat()
     return state.st_size, state.st_mtime_ns
 
 
