@@ -95,16 +95,11 @@ def screen(
             raise ValueError("give files or folders to screen, e.g. gfmpot screen candidates.extxyz -o results")
         launch = place()
         top = None if top_k is None else Top(top_k, by or "energy_per_atom", largest)
-        predictor = _predictor(model, head, precision, device, batch_edges, launch)
-        relaxer = None
         if top_k is None and (by is not None or largest):
             raise ValueError("--by and --largest say what --top-k is: give that, too")
-        how = {"cell": cell or None, "fmax": fmax, "steps": steps, "optimizer": optimizer}
-        given = {name: value for name, value in how.items() if value is not None}
-        if given and not relax:
-            raise ValueError(f"--{next(iter(given))} says how to relax: give --relax, too")
-        if relax:
-            relaxer = _relaxer(predictor, model, RELAXING | given)
+        relaxing = _relaxing(relax, cell=cell or None, fmax=fmax, steps=steps, optimizer=optimizer)
+        predictor = _predictor(model, head, precision, device, batch_edges, launch)
+        relaxer = _relaxer(predictor, model, relaxing) if relax else None
         settings = Settings(forces, stress, where, block_size, charge, spin, relaxer, structures_in)
         screening = Screening(inputs, out, predictor, settings, top=top, launch=launch, overwrite=overwrite)
         _finish(screening, _work(screening, _share_cores(predictor, launch, workers)))
@@ -114,6 +109,14 @@ def structures_in(path: Path) -> Iterator[Atoms | str]:
     """All structures of a file that is read as a whole; for what cannot be read, the reason."""
     for entry in read_all([path]):
         yield entry.atoms if isinstance(entry, Frame) else entry.reason
+
+
+def _relaxing(relax: bool, **options: Any) -> dict[str, Any]:
+    """How to relax: what of the options is given, else the usual."""
+    given = {name: value for name, value in options.items() if value is not None}
+    if given and not relax:
+        raise ValueError(f"--{next(iter(given))} says how to relax: give --relax, too")
+    return RELAXING | given
 
 
 def _predictor(
