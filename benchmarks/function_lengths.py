@@ -28,7 +28,7 @@ def functions(path: Path) -> list[tuple[int, int, str]]:
 
 
 def main() -> None:
-    files = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")) if not _linked(path)]
+    files = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")) if not _foreign(path)]
     rows = sorted(row for path in files for row in functions(path))
     for name, column in (("lines", 0), ("lines without docstring", 1)):
         values = [row[column] for row in rows]
@@ -39,8 +39,9 @@ def main() -> None:
     print("largest files:", *(f"  {lines} {name}" for lines, name in sizes[-3:]), sep="\n")
 
 
-def _linked(path: Path) -> bool:
-    return any(parent.is_symlink() for parent in path.parents)
+def _foreign(path: Path) -> bool:
+    """Seen through a link, or of an environment (benchmarks/envs)."""
+    return any(parent.is_symlink() for parent in path.parents) or "site-packages" in path.parts
 
 
 if __name__ == "__main__":
