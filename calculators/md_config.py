@@ -51,7 +51,9 @@ class MDConfig:
 
     def __post_init__(self) -> None:
         if self.ensemble not in get_args(Ensemble):
-            raise ValueError(f"no ensemble {self.ensemble!r}{did_you_mean(str(self.ensemble), get_args(Ensemble))}")
+            known = get_args(Ensemble)
+            hint = did_you_mean(str(self.ensemble), known)
+            raise ValueError(f"no ensemble {self.ensemble!r}{hint} There are {', '.join(known)}")
         for name in ("timestep", "interval", "friction", "ttime", "ptime"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} must be positive, got {getattr(self, name)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeAlias, overload
 
 from ase import Atoms
-from pymatgen.core import Lattice, Molecule, Structure
+from pymatgen.core import DummySpecies, Lattice, Molecule, Structure
 
 from gfmpot.calculators.ase import GFMCalculator
 from gfmpot.calculators.batched import BatchOptimizerName, relax_many
@@ -160,6 +160,9 @@ def to_atoms(structure: AnyStructure) -> Atoms:
             f"site {site} holds {structure[site].species_string}: disordered structures have no energy of their own; "
             "order it first, e.g. with pymatgen's OrderDisorderedStructureTransformation"
         )
+    for i, site in enumerate(structure):
+        if isinstance(site.specie, DummySpecies):
+            raise InvalidStructureError(f"site {i} holds {site.species_string}, which is no element")
     atoms = Atoms([site.specie.Z for site in structure], structure.cart_coords)
     if isinstance(structure, Structure):
         atoms.set_cell(structure.lattice.matrix)

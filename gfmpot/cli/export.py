@@ -32,5 +32,6 @@ def export(
         from gfmpot.models import load
 
         check_folder(out)
+        note("compiling, which takes about a minute ...")
         path = write(load(model), out, head=head, precision=precision, device=usable_device(device))
         note(f"wrote {path}")

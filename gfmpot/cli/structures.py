@@ -71,6 +71,9 @@ def _read(file: Path, index: str = ":") -> Iterator[Frame | Failure]:
             count += 1
     except Exception as error:  # every format of ASE's has its own ways to fail
         yield from _rescued(file, count, error)
+    else:
+        if count == 0:
+            yield Failure(str(file), "holds no structure")
 
 
 def _checked(frame: Frame) -> Frame | Failure:

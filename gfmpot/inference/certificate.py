@@ -131,6 +131,9 @@ class Certificate:
         fields = {key: value for key, value in document.items() if key not in ("format", "version", "version_hash")}
         return from_mapping(cls, fields, where="certificate")
 
+    def __str__(self) -> str:
+        return self.table()
+
     def table(self) -> str:
         """The worst values in each precision as plain text, and why something is missing."""
         return certificate_text.table(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,9 @@ def export(
     partial = target.with_name(f".{target.stem}.{os.getpid()}.pt2")
     try:
         configs = {"aot_inductor.metadata": _metadata(mine, precision, head)}
-        torch._inductor.aoti_compile_and_package(program, package_path=str(partial), inductor_configs=configs)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the compiler's own code: nothing that a user could mend
+            torch._inductor.aoti_compile_and_package(program, package_path=str(partial), inductor_configs=configs)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

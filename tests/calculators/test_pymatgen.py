@@ -91,6 +91,11 @@ def test_disordered_structures_are_refused(potential: GFMPotential) -> None:
         potential.predict(alloy)
 
 
+def test_what_is_no_element_is_refused(potential: GFMPotential) -> None:
+    with pytest.raises(InvalidStructureError, match=r"site 0 holds Xx.*, which is no element"):
+        potential.predict(Structure(Lattice.cubic(4.2), ["Xx", "O"], [[0, 0, 0], [0.5, 0.5, 0.5]]))
+
+
 def test_pymatgens_own_entry_points() -> None:
     calc = GFMCalculator()
     relaxed = salt(4.35).relax(calculator=calc, fmax=0.05)

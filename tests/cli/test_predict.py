@@ -178,6 +178,13 @@ def test_empty_files_are_not_passed_over(predict, tmp_path: Path) -> None:
     assert "4 failed:" in result.stderr
 
 
+@pytest.mark.filterwarnings("ignore:Wrong number")
+def test_a_file_that_ase_finds_nothing_in_is_told(predict, tmp_path: Path) -> None:
+    write(tmp_path / "good.cif", bulk("MgO", "rocksalt", 4.2))
+    (tmp_path / "bad.cif").write_text("data_x\n_cell_length_a 4\nloop_\ngarbage\n")
+    assert "bad.cif: holds no structure" in predict("bad.cif", "good.cif", code=1).stderr
+
+
 @pytest.mark.parametrize("species", [{"Mg": 0.5, "Fe": 0.5}, {"Mg": 0.5}])
 def test_disorder_is_refused(predict, species: dict[str, float], tmp_path: Path) -> None:
     Structure(Lattice.cubic(4.2), [species, "O"], [[0, 0, 0], [0.5, 0.5, 0.5]]).to(filename="d.cif")
