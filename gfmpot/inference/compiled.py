@@ -18,13 +18,11 @@ from torch import Tensor
 import gfmpot
 from gfmpot import __version__
 from gfmpot.graph import AtomGraph, edge_vectors
+from gfmpot.inference.paths import SMALLEST
 from gfmpot.inference.tracing import example_graph, lifted, network, traced
 from gfmpot.models import Potential, cache_folder
 
 _log = logging.getLogger(__name__)
-
-SMALLEST = 2
-"""Atoms, edges: a compiler takes sizes 0 and 1 for constants, so that smaller graphs are evaluated plainly."""
 
 
 class CompiledNetwork:
@@ -40,11 +38,6 @@ class CompiledNetwork:
         tensors = {**dict(potential.named_parameters()), **dict(potential.named_buffers())}
         self._artifact, self._weights = artifact, [tensors[name].detach() for name in names]
         self._atomwise = potential.atomwise
-
-    @staticmethod
-    def fits(graph: AtomGraph) -> bool:
-        """Whether the graph is large enough; see :data:`SMALLEST`."""
-        return graph.n_atoms >= SMALLEST and graph.n_edges >= SMALLEST
 
     def __call__(self, initial: Tensor, vectors: Tensor, graph: AtomGraph, weights: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs of all branches and the gradient; see :func:`gfmpot.inference.tracing.network`."""

@@ -22,6 +22,9 @@ Predict = Callable[[AtomGraph], Prediction]
 COMPILE_AT = 200
 """Evaluation before which ``compile="auto"`` compiles what has no kernels: a fixed one, so that a run repeats."""
 
+SMALLEST = 2
+"""Atoms, edges: a compiler takes sizes 0 and 1 for constants, so that smaller graphs are evaluated plainly."""
+
 TOLERANCE = {"fp64": 1e-9, "fp32": 1e-3, "bf16": 0.1}
 """eV/atom, eV/Å, or that share of the largest force: how far a compiled network may be from the plain one."""
 
@@ -66,18 +69,14 @@ class Paths:
         """Before an evaluation of ``graph`` by ``predict``: compile if it is time for it."""
         if self._done:
             return
-        from gfmpot.inference.compiled import CompiledNetwork
-
         self._count += 1
-        if CompiledNetwork.fits(graph) and self._is_time():
+        if _is_large_enough(graph) and self._is_time():
             self._done = True
             self._try(graph, predict)
 
     def joint_for(self, graph: AtomGraph) -> Joint | None:
         """The compiled network, if there is one that can take the graph."""
-        from gfmpot.inference.compiled import CompiledNetwork
-
-        return self.joint if self.joint is not None and CompiledNetwork.fits(graph) else None
+        return self.joint if self.joint is not None and _is_large_enough(graph) else None
 
     def _is_time(self) -> bool:
         if self._compile is True or self._count >= COMPILE_AT:
@@ -132,6 +131,10 @@ class Paths:
         for self.joint in (None, joint):  # the compiled one last, so that it stays
             seconds[self.joint] = min(_timed(predict, graph) for _ in range(3))
         return seconds[joint] < seconds[None]
+
+
+def _is_large_enough(graph: AtomGraph) -> bool:
+    return graph.n_atoms >= SMALLEST and graph.n_edges >= SMALLEST
 
 
 def _again(potential: Potential, precision: str, compile: Compile, kernels: bool, joint: bool) -> Paths:

@@ -19,7 +19,7 @@ from gfmpot.graph import AtomGraph, BatchBudget, InvalidStructureError
 from gfmpot.inference.paths import Compile, Path, Paths
 from gfmpot.inference.precision import dense_layers_in, network_dtype
 from gfmpot.models import Potential, Prediction, load
-from gfmpot.models.answering import Answering
+from gfmpot.models.answering import Answering, checked_skip
 
 Results = dict[str, Any]
 """``energy``, ``free_energy``, ``forces``, ``stress`` (where there is a volume), ``energies`` (not with graph readout),
@@ -72,7 +72,7 @@ class Predictor:
         self.device = usable_device(device)
         self.potential = potential.eval().requires_grad_(False).to(self.device, network_dtype(precision))
         self.precision, self.head, self.uncertainty = precision, head, uncertainty
-        self.allow_unsupported, self.budget, self.skip = allow_unsupported, budget or BatchBudget(), _checked_skip(skip)
+        self.allow_unsupported, self.budget, self.skip = allow_unsupported, budget or BatchBudget(), checked_skip(skip)
         joint = uncertainty == "energy" and not skip
         self._paths = Paths(self.potential, precision, compile, kernels=kernels, joint=joint)
         if head is not None:
@@ -260,12 +260,6 @@ def _structure_results(fields: dict[str, Any], names: list[str], i: int, atoms: 
 def ran_out_of_memory(error: RuntimeError) -> bool:
     """Whether a smaller batch may succeed; also on a CPU, whose allocator has no error of its own."""
     return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
-
-
-def _checked_skip(skip: float) -> float:
-    if not 0 <= skip < 1:
-        raise ValueError(f"skip must be a weight from 0 to below 1, got {skip}; 0 skips no branch")
-    return skip
 
 
 def _warn_of_cap(max_neighbours: int) -> None:

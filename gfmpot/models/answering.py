@@ -29,9 +29,7 @@ class Answering:
 
     def without(self, skip: float) -> Answering:
         """Branches of less weight than ``skip`` left out, structure by structure; the heaviest always stays."""
-        if not 0 <= skip < 1:
-            raise ValueError(f"skip must be a weight from 0 to below 1, got {skip}")
-        if skip == 0:
+        if checked_skip(skip) == 0:
             return self
         kept = (self.weights >= skip) | (self.weights == self.weights.max(dim=1, keepdim=True).values)
         weights = self.weights * kept
@@ -50,3 +48,14 @@ class Answering:
         vouch for itself (docs/architecture.md has the comparison).
         """
         return (self.equal_shares() * (aligned - answer.unsqueeze(1)) ** 2).sum(dim=1).sqrt()
+
+
+def checked_skip(skip: float) -> float:
+    """The weight below which branches are skipped.
+
+    Raises:
+        ValueError: one that would skip all, or none that there could be.
+    """
+    if not 0 <= skip < 1:
+        raise ValueError(f"skip must be a weight from 0 to below 1, got {skip}; 0 skips no branch")
+    return skip
