@@ -13,7 +13,7 @@ from pathlib import Path
 from setuptools import Extension, setup
 
 FOLDER = Path("gfmpot/kernels")
-SOURCES = [str(FOLDER / f"{name}.cpp") for name in ("edges", "messages", "products", "updates")]
+SOURCES = [str(FOLDER / f"{name}.cpp") for name in ("edges", "messages", "products", "updates", "weights")]
 HEADERS = [str(FOLDER / "vectors.h")]
 FLAGS = ["-std=c++17", "-O3", "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math", "-Wno-psabi"]
 

@@ -16,6 +16,9 @@ HARTREE = 27.211386245988
 BOHR = 0.529177210903
 """Å"""
 
+COULOMB = HARTREE * BOHR
+"""eV Å, of two elementary charges."""
+
 KCAL_PER_MOL = 0.04336410424180094
 """eV"""
 

@@ -19,6 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+CACHE_LINE = 16
+"""Numbers in float32; rows of features are multiples of it."""
+
 Argument = Tensor | NDArray[Any] | int | float | None
 
 _SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
@@ -33,6 +36,7 @@ _SIGNATURES = {
     "message": "nnnpppppppppp",
     "first_message_backward": "nnnpppppppppp",
     "message_backward": "nnnpppppppppppppp",
+    "message_weights": "nnnpppppppppppppp",
     "kind_sums": "nnnpppppp",
     "kind_sums_backward": "nnnpppppppp",
     "update_products": "nnxpppp",

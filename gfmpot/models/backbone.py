@@ -19,6 +19,15 @@ Evaluator = Callable[[Tensor, Tensor, AtomGraph], Tensor]
 
 
 @dataclass(frozen=True)
+class TrainingKernels:
+    """Features with either of two kinds of first derivatives."""
+
+    by_vectors: Evaluator
+    by_weights: Evaluator
+    """And by the initial features."""
+
+
+@dataclass(frozen=True)
 class BackboneConfig:
     """Settings that every backbone has."""
 
@@ -73,6 +82,10 @@ class Backbone(nn.Module, ABC):
         Args:
             dense: dtype of the products with dense layers: that of the weights, or bfloat16.
         """
+        return None
+
+    def training_kernels(self) -> TrainingKernels | None:
+        """The same features by compiled kernels, for a training step: weights are taken as they are now."""
         return None
 
 

@@ -17,12 +17,17 @@ from gfmpot.models.branches import BranchInfo
 from gfmpot.models.potential import Potential, PotentialConfig
 
 FORMAT = "gfmpot"
-VERSION = 1
+VERSION = 2
 
 Header = dict[str, Any]
 Tensors = dict[str, Tensor]
 
-UPGRADERS: dict[int, Callable[[Header, Tensors], tuple[Header, Tensors]]] = {}
+def _without_repulsion(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
+    """Before version 2, networks were trained without a repulsion of nuclei."""
+    return {**header, "config": {**header["config"], "repulsion": "none"}}, tensors
+
+
+UPGRADERS: dict[int, Callable[[Header, Tensors], tuple[Header, Tensors]]] = {1: _without_repulsion}
 """From a format version to the next; a file of an older version passes through them in turn."""
 
 

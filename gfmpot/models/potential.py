@@ -19,6 +19,7 @@ from gfmpot.models.branch_weights import BranchWeightMLP, masked_softmax
 from gfmpot.models.branches import BranchHeads, BranchInfo, HeadConfig
 from gfmpot.models.conditioning import AtomEmbedding
 from gfmpot.models.references import References
+from gfmpot.models.repulsion import ScreenedRepulsion
 
 Spread = Literal["none", "energy", "forces"]
 Network = Callable[[Tensor, AtomGraph], Tensor]
@@ -34,6 +35,9 @@ class PotentialConfig:
     weight_hidden: tuple[int, ...] = (128, 64)
     max_neighbours: int | None = None
     """The paper's cap of 20 nearest neighbours; None (the default) keeps all within the cutoff."""
+
+    repulsion: Literal["zbl", "none"] = "zbl"
+    """Of nuclei at short range, added to every branch (:mod:`gfmpot.models.repulsion`)."""
 
     def __post_init__(self) -> None:
         if self.max_neighbours is not None and self.max_neighbours < 1:
@@ -91,6 +95,7 @@ class Potential(nn.Module):
         self.heads = BranchHeads(len(branches), self.backbone.out_features, config.head)
         self.weights = BranchWeightMLP(len(branches), config.weight_hidden)
         self.references = References(branches, self.e0_blend)
+        self.repulsion = ScreenedRepulsion(config.backbone.cutoff) if config.repulsion == "zbl" else None
 
     @property
     def cutoff(self) -> float:
@@ -171,19 +176,23 @@ class Potential(nn.Module):
                 eps = self.contributions(features, graph, answering.wanted if skip else None)
             aligned = self._per_structure(eps, graph) + answering.shifts
             blended = (answering.weights * aligned).sum(dim=1)
+        repelling, apart = self._repulsion(vectors, graph)
+        between = sum_per_structure(repelling, graph)
         forces = stress = forces_std = None
         if derivatives:
             if gradient is None:
                 gradient = _gradient(blended, vectors, graph, retain=spread == "forces")
+            if spread == "forces":
+                learnt = forces_from_edge_gradients(gradient, graph)
+                forces_std = self._forces_std(learnt, aligned, vectors, answering, graph)
+            gradient = gradient + apart
             forces = forces_from_edge_gradients(gradient, graph)
             stress = stress_from_edge_gradients(gradient, vectors.detach(), graph)
-            if spread == "forces":
-                forces_std = self._forces_std(forces, aligned, vectors, answering, graph)
         aligned, blended = aligned.detach(), blended.detach()
-        own = aligned - answering.shifts + answering.totals
+        own = aligned - answering.shifts + answering.totals + between.unsqueeze(1)
         return Prediction(
-            energy=blended + answering.offset,
-            energies=self._atomic_energies(eps.detach(), answering, graph),
+            energy=blended + answering.offset + between,
+            energies=self._atomic_energies(eps.detach(), answering, repelling, graph),
             forces=forces,
             stress=stress,
             branch_energies=own.masked_fill(~answering.supporting, torch.nan),
@@ -199,6 +208,7 @@ class Potential(nn.Module):
         derivatives: bool = True,
         create_graph: bool = True,
         network: Network | None = None,
+        evaluate: Evaluator | None = None,
     ) -> Prediction:
         """Each structure by the branch that labelled it (``graph.branch``), for training: no other branch is computed.
 
@@ -207,36 +217,52 @@ class Potential(nn.Module):
             derivatives: compute forces and stress.
             create_graph: keep what a loss on forces and stress needs to reach the weights.
             network: what stands in for :meth:`own_branch`, e.g. a copy of it that is spread over ranks.
+            evaluate: what stands in for the backbone, e.g. its kernels, where ``create_graph`` is not needed.
         """
         assert graph.branch is not None, "training needs AtomGraph.branch"
-        vectors = edge_vectors(graph).to(self.dtype).requires_grad_(derivatives)
+        vectors = edge_vectors(graph)
+        vectors = (vectors if evaluate else vectors.to(self.dtype)).requires_grad_(derivatives)
         with torch.enable_grad():
-            rows = graph.branch[graph.structure_of_atom] if self.atomwise else graph.branch
-            eps = (network or self.own_branch)(vectors, graph).double() * self.references.scales[rows]
-            learnt = sum_per_structure(eps, graph) if self.atomwise else eps
+            learnt = self.learnt(vectors, graph, network=network, evaluate=evaluate)
+        repelling, apart = self._repulsion(vectors, graph)
         reference = self.references.own(graph.branch[graph.structure_of_atom], graph.atomic_numbers)
-        energy = learnt + sum_per_structure(reference, graph)
+        energy = learnt + sum_per_structure(reference + repelling, graph)
         if not derivatives:
             return Prediction(energy=energy)
         gradient = _gradient(learnt, vectors, graph, retain=create_graph, create_graph=create_graph)
         if create_graph:
             want_weights_only(graph)  # what is to come is a loss: edges need no gradient any more
+        gradient = gradient + apart
         return Prediction(
             energy=energy,
             forces=forces_from_edge_gradients(gradient, graph),
             stress=stress_from_edge_gradients(gradient, vectors.double(), graph),
         )
 
-    def own_branch(self, vectors: Tensor, graph: AtomGraph) -> Tensor:
+    def learnt(
+        self, vectors: Tensor, graph: AtomGraph, *, network: Network | None = None, evaluate: Evaluator | None = None
+    ) -> Tensor:
+        """(G,) eV, what the branch that labelled each structure adds to reference energies and repulsion.
+
+        Arguments are those of :meth:`labelled`.
+        """
+        assert graph.branch is not None
+        rows = graph.branch[graph.structure_of_atom] if self.atomwise else graph.branch
+        own = network(vectors, graph) if network else self.own_branch(vectors, graph, evaluate)
+        return self._per_structure(own.double() * self.references.scales[rows], graph)
+
+    def own_branch(self, vectors: Tensor, graph: AtomGraph, evaluate: Evaluator | None = None) -> Tensor:
         """(N,), or (G,) with ``readout="graph"``: the output of the branch that labelled each structure, unscaled."""
         assert graph.branch is not None
-        features = self.backbone(self.embedding(graph), vectors, graph)
+        features = (evaluate or self._plain)(self.embedding(graph), vectors, graph)
         if not self.atomwise:
             return self.heads.select(sum_per_structure(features, graph), graph.branch)
         return self.heads.select(features, graph.branch[graph.structure_of_atom])
 
     def every_branch(self, graph: AtomGraph, *, derivatives: bool = True) -> tuple[Tensor, Tensor | None]:
-        """What each branch adds to the reference energies on the common scale, whether it supports the elements or not.
+        """What each branch and the repulsion add to the reference energies on the common scale.
+
+        Branches that do not support the elements are there, too.
 
         Returns:
             (G, B) eV, and (N, 3, B) eV/Å forces (None without ``derivatives``).
@@ -245,10 +271,12 @@ class Potential(nn.Module):
         with torch.set_grad_enabled(derivatives):
             features = self._plain(self.embedding(graph), vectors, graph)
             aligned = self._per_structure(self.contributions(features, graph), graph) + self.references.shifts(graph)
+        repelling, apart = self._repulsion(vectors, graph)
+        energies = aligned.detach() + sum_per_structure(repelling, graph).unsqueeze(1)
         if not derivatives:
-            return aligned, None
+            return energies, None
         forces = [_branch_forces(aligned, vectors, graph, b) for b in range(len(self.branches))]
-        return aligned.detach(), torch.stack(forces, dim=2)
+        return energies, torch.stack(forces, dim=2) + forces_from_edge_gradients(apart, graph).unsqueeze(2)
 
     def branch_weights(self, graph: AtomGraph, supporting: Tensor | None = None) -> Tensor:
         """(G, B) float64 weights from the composition, over the branches that support it (G, B)."""
@@ -332,12 +360,21 @@ class Potential(nn.Module):
     def _per_structure(self, eps: Tensor, graph: AtomGraph) -> Tensor:
         return sum_per_structure(eps, graph) if self.atomwise else eps
 
-    def _atomic_energies(self, eps: Tensor, answering: Answering, graph: AtomGraph) -> Tensor | None:
+    def _repulsion(self, vectors: Tensor, graph: AtomGraph) -> tuple[Tensor, Tensor]:
+        """(N,) eV and (E, 3) eV/Å, in float64: see :class:`ScreenedRepulsion`."""
+        if self.repulsion is None:
+            return vectors.new_zeros(graph.n_atoms, dtype=torch.float64), torch.zeros_like(vectors, dtype=torch.float64)
+        energies, gradient = self.repulsion(vectors.double(), graph)
+        return energies, gradient
+
+    def _atomic_energies(
+        self, eps: Tensor, answering: Answering, repelling: Tensor, graph: AtomGraph
+    ) -> Tensor | None:
         """(N,) shares of the answer; they add up to its energy."""
         if not self.atomwise:
             return None
         weights = answering.weights[graph.structure_of_atom]
-        return answering.reference + (weights * (eps + answering.alignment)).sum(dim=1)
+        return answering.reference + (weights * (eps + answering.alignment)).sum(dim=1) + repelling
 
     def _forces_std(
         self, forces: Tensor, aligned: Tensor, vectors: Tensor, answering: Answering, graph: AtomGraph

@@ -30,6 +30,10 @@ class ReadConfig:
     threads: int = 2
     """Per rank, that build graphs ahead of the loop."""
 
+    kept_graphs: int = 0
+    """Per rank: graphs of structures that stay in memory, so that neighbours of small datasets are found once; about
+    10 kB each, more for many atoms."""
+
     stage: StageConfig = field(default_factory=StageConfig)
 
 
@@ -76,6 +80,10 @@ class TrainConfig:
     precision: Literal["fp32", "fp64", "bf16"] = "fp32"
     """Of the network; with ``bf16`` weights stay float32 and dense layers compute in bfloat16."""
 
+    gradients: Literal["exact", "differences"] = "exact"
+    """``differences``: those of losses on forces from first derivatives at displaced structures, within a thousandth;
+    several times as fast where the backbone has kernels (:mod:`gfmpot.training.differences`)."""
+
     parallel: Mode = "ddp"
     """What several ranks do: ``ddp`` replicate, ``fsdp`` shard, ``task`` give each branch to ranks of its own."""
 
@@ -96,6 +104,10 @@ class TrainConfig:
             raise ValueError(f"give either steps or epochs, got {self.steps} and {self.epochs}")
         if (self.steps or self.epochs or 0) <= 0 or self.validate_every < 1 or self.checkpoint_minutes <= 0:
             raise ValueError("steps or epochs, validate_every and checkpoint_minutes must be positive")
+        if self.gradients == "differences" and (self.parallel != "ddp" or self.precision == "bf16"):
+            raise ValueError(
+                f"gradients: differences need parallel: ddp and fp32 or fp64, got {self.parallel} and {self.precision}"
+            )
         names = [branch.name for branch in self.branches if branch.name]
         if len(set(names)) != len(names):
             raise ValueError(f"branches must have different names, got {', '.join(names)}")

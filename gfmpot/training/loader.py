@@ -54,6 +54,7 @@ class Loader:
         unspecified_spin: share of neutral singlets whose multiplicity is left out, so that that is a trained input.
         threads: how many build graphs; neighbour lists are found outside Python's lock.
         ahead: steps.
+        kept: graphs that stay in memory for the next time that they are drawn.
     """
 
     def __init__(
@@ -65,10 +66,13 @@ class Loader:
         unspecified_spin: float = 0.0,
         threads: int = 2,
         ahead: int = 4,
+        kept: int = 0,
     ) -> None:
         self._stream, self._model, self._batch = stream, model, batch
         self._unspecified_spin, self._threads, self._ahead = unspecified_spin, threads, ahead
         self._budget = BatchBudget(max_edges=batch.max_edges, max_atoms=2**31, max_structures=2**31)
+        self._kept: dict[tuple[int, int], AtomGraph] = {}
+        self._room = kept
         self._atoms = [d.atoms_per_structure for d in stream.datasets] if batch.max_atoms is not None else []
 
     def batches(self, position: int) -> Iterator[Batch]:
@@ -102,11 +106,18 @@ class Loader:
         return self._stream.sampler.plan(position, self._stream.ranks, self._batch, self._atoms)
 
     def _graphs(self, own: int, drawn: Draws, rows: Ints) -> Iterator[AtomGraph]:
-        frames = self._stream.datasets[own].subset(drawn.index[rows])
+        indices = drawn.index[rows].tolist()
+        graphs = {i: graph for i in indices if (graph := self._kept.get((own, i)))}
+        new = [i for i in dict.fromkeys(indices) if i not in graphs]
+        frames = self._stream.datasets[own].subset(np.array(new, dtype=np.int64)) if new else None
         cutoff, cap = self._model.backbone.cutoff, self._model.max_neighbours
-        for i, position in enumerate(drawn.position[rows].tolist()):
-            graph = frames.graph(i, cutoff, self._stream.branches[own], cap)
-            yield self._without_spin(graph, position)
+        for row, i in enumerate(new):
+            assert frames is not None
+            graphs[i] = frames.graph(row, cutoff, self._stream.branches[own], cap)
+            if len(self._kept) < self._room:
+                self._kept[own, i] = graphs[i]
+        for i, position in zip(indices, drawn.position[rows].tolist(), strict=True):
+            yield self._without_spin(graphs[i], position)
 
     def _without_spin(self, graph: AtomGraph, position: int) -> AtomGraph:
         """Forget the multiplicity of some neutral singlets, by the position alone."""

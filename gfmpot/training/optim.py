@@ -73,7 +73,7 @@ class Optimizer:
     def __post_init__(self) -> None:
         parameters = self.parallel.parameters
         self.average = [p.detach().clone() for p in parameters]
-        self._adam = torch.optim.AdamW(parameters, weight_decay=self.config.weight_decay)
+        self._adam = torch.optim.AdamW(parameters, weight_decay=self.config.weight_decay, foreach=True)
         for p in parameters:  # what AdamW would make on its first step, there already for a checkpoint to be read into
             zeros = {name: torch.zeros_like(p, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")}
             self._adam.state[p] = {"step": torch.zeros(()), **zeros}

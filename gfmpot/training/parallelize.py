@@ -27,6 +27,7 @@ from gfmpot.models import Potential
 from gfmpot.models.branches import BranchHeads
 from gfmpot.models.potential import Network
 from gfmpot.ranks.launch import sum_over_ranks
+from gfmpot.training.differences import sums_by_differences
 from gfmpot.training.loss import LossConfig, LossSums, loss_sums
 from gfmpot.training.mesh import BranchGroup
 
@@ -39,12 +40,24 @@ class Objective(nn.Module):
     An ``autograd.grad`` outside the root module's forward would run after its weights were freed or resharded.
     """
 
-    def __init__(self, potential: Potential, loss: LossConfig, *, bf16: bool, network: Network | None = None) -> None:
+    def __init__(
+        self,
+        potential: Potential,
+        loss: LossConfig,
+        *,
+        bf16: bool,
+        network: Network | None = None,
+        differences: bool = False,
+    ) -> None:
         super().__init__()
         self.potential, self.loss, self.bf16, self.network = potential, loss, bf16, network
+        self.differences = differences
 
     def forward(self, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The fields of :class:`~gfmpot.training.loss.LossSums`."""
+        if self.differences:
+            sums = sums_by_differences(self.potential, graph, self.loss)
+            return sums.values, sums.counts, sums.errors, sums.labelled
         dense = torch.autocast(graph.positions.device.type, torch.bfloat16) if self.bf16 else nullcontext()
         with dense:
             prediction = self.potential.labelled(graph, network=self.network)
@@ -102,8 +115,8 @@ def local(tensor: Tensor) -> Tensor:
 class Replicated(Parallel):
     """A copy on every rank, whose gradients DDP sums while the backward pass goes on; or a single process."""
 
-    def __init__(self, potential: Potential, loss: LossConfig, *, bf16: bool) -> None:
-        objective = Objective(copy.deepcopy(potential), loss, bf16=bf16)
+    def __init__(self, potential: Potential, loss: LossConfig, *, bf16: bool, differences: bool) -> None:
+        objective = Objective(copy.deepcopy(potential), loss, bf16=bf16, differences=differences)
         self.names, self.parameters = _trained(objective.potential)
         self._module: nn.Module = _summing(objective, None) if dist.is_initialized() else objective
 
@@ -287,11 +300,20 @@ def _sum(group, bucket):  # type: ignore[no-untyped-def]  # DDP refuses annotati
 
 
 def parallelize(
-    potential: Potential, loss: LossConfig, mode: Mode, groups: Sequence[BranchGroup], *, bf16: bool = False
+    potential: Potential,
+    loss: LossConfig,
+    mode: Mode,
+    groups: Sequence[BranchGroup],
+    *,
+    bf16: bool = False,
+    differences: bool = False,
 ) -> Parallel:
-    """A copy of ``potential`` for training, spread as ``mode`` says; on a single process, all modes are the same."""
+    """A copy of ``potential`` for training, spread as ``mode`` says; on a single process, all modes are the same.
+
+    With ``differences`` gradients of force losses are made by :mod:`gfmpot.training.differences`; DDP only.
+    """
     if not dist.is_initialized() or mode == "ddp":
-        return Replicated(potential, loss, bf16=bf16)
+        return Replicated(potential, loss, bf16=bf16, differences=differences)
     if mode == "fsdp":
         return Sharded(potential, loss, bf16=bf16)
     return TaskParallel(potential, loss, groups, bf16=bf16)

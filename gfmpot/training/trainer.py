@@ -73,7 +73,12 @@ class Trainer:
         self._groups = self._group_ranks()
         self._stream = self._own_stream(sizes)
         parallel = parallelize(
-            self.potential, config.loss, config.parallel, self._groups, bf16=config.precision == "bf16"
+            self.potential,
+            config.loss,
+            config.parallel,
+            self._groups,
+            bf16=config.precision == "bf16",
+            differences=config.gradients == "differences",
         )
         self._optimizer = Optimizer(parallel, config.optim)
         self._position = Position()
@@ -159,6 +164,7 @@ class Trainer:
             self.config.batch,
             unspecified_spin=self.config.unspecified_spin,
             threads=self.config.reading.threads,
+            kept=self.config.reading.kept_graphs,
         )
         batches = loader.batches(self._position.stream)
         resources.callback(batches.close)  # type: ignore[attr-defined]

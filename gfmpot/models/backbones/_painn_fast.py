@@ -32,9 +32,6 @@ if TYPE_CHECKING:
     from gfmpot.models.backbones.painn import Message, PaiNN, Update
 
 
-CACHE_LINE = 16
-"""Numbers in float32; features are a multiple of it."""
-
 PART_BYTES = 4 * 2**20
 """Of the largest tensor, (N, 3, 2 F). Larger ones come from fresh pages each time, and leave the caches in between."""
 
@@ -208,7 +205,7 @@ class _Dense:
 def _widened(x: Tensor, dim: int = -1) -> Tensor:
     """With zeros up to whole cache lines."""
     zeros = list(x.shape)
-    zeros[dim] = -x.shape[dim] % CACHE_LINE
+    zeros[dim] = -x.shape[dim] % kernels.CACHE_LINE
     return torch.cat([x, x.new_zeros(zeros)], dim=dim).contiguous() if zeros[dim] else x.contiguous()
 
 

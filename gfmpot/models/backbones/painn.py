@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from gfmpot.config import tunable
 from gfmpot.graph import AtomGraph, filtered_neighbour_sums, in_plain_operations
-from gfmpot.models.backbone import Backbone, BackboneConfig, Evaluator
+from gfmpot.models.backbone import Backbone, BackboneConfig, Evaluator, TrainingKernels
 from gfmpot.models.radial import BesselBasis
 
 NORM_SOFTNESS = 0.1
@@ -89,6 +89,19 @@ class PaiNN(Backbone):
 
         return FastPaiNN(self, dense)
 
+    def training_kernels(self) -> TrainingKernels | None:
+        """See :meth:`gfmpot.models.Backbone.training_kernels`."""
+        from gfmpot import kernels
+
+        if self.out_features % kernels.CACHE_LINE:
+            return None
+        fast = self.kernels(next(self.parameters()).dtype)
+        if fast is None:
+            return None
+        from gfmpot.models.backbones._painn_weights import TrainedPaiNN
+
+        return TrainingKernels(fast, TrainedPaiNN(self, fast))
+
 
 class Message(nn.Module):
     """What an atom receives from its neighbours (eqs. 7 and 8); the first one has no vectors to pass on."""
@@ -144,7 +157,7 @@ class Update(nn.Module):
 
     def __init__(self, features: int, *, last: bool) -> None:
         super().__init__()
-        self.features = features
+        self.features, self.last = features, last
         self.mix = nn.Linear(features, 2 * features, bias=False)  # a bias would break rotation equivariance
         self.gates = mlp(2 * features, features, (2 if last else 3) * features)
 
