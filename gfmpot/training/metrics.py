@@ -9,6 +9,7 @@ import torch
 
 from gfmpot.graph import AtomGraph, BatchBudget
 from gfmpot.models import Potential
+from gfmpot.models.backbone import Evaluator
 
 Metrics = dict[str, float]
 
@@ -33,8 +34,9 @@ def error_rows(
 ) -> dict[int, list[Errors]]:
     """Errors of single structures by branch, which may be joined with those of other ranks before a summary."""
     rows: dict[int, list[Errors]] = {}
+    evaluate = potential.backbone.kernels(potential.dtype)
     for batch in (budget or BatchBudget(max_edges=50_000)).pack(graphs):
-        for branch, errors in _batch_errors(potential, AtomGraph.batch(batch)):
+        for branch, errors in _batch_errors(potential, AtomGraph.batch(batch), evaluate):
             rows.setdefault(branch, []).append(errors)
     return rows
 
@@ -44,13 +46,15 @@ Errors = tuple[
 ]
 
 
-def _batch_errors(potential: Potential, graph: AtomGraph) -> Iterable[tuple[int, Errors]]:
+def _batch_errors(
+    potential: Potential, graph: AtomGraph, evaluate: Evaluator | None
+) -> Iterable[tuple[int, Errors]]:
     """Per structure: energy error per atom, norms of force errors and of forces, mean stress error."""
     assert graph.branch is not None
     assert graph.energy is not None
     assert graph.forces is not None
     assert graph.stress is not None
-    prediction = potential.labelled(graph.to(potential.device), create_graph=False)
+    prediction = potential.labelled(graph.to(potential.device), create_graph=False, evaluate=evaluate)
     assert prediction.forces is not None
     assert prediction.stress is not None
     energy = ((prediction.energy.detach().cpu() - graph.energy) / graph.atoms_per_structure).abs().numpy()

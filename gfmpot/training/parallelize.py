@@ -115,7 +115,7 @@ def local(tensor: Tensor) -> Tensor:
 class Replicated(Parallel):
     """A copy on every rank, whose gradients DDP sums while the backward pass goes on; or a single process."""
 
-    def __init__(self, potential: Potential, loss: LossConfig, *, bf16: bool, differences: bool) -> None:
+    def __init__(self, potential: Potential, loss: LossConfig, *, bf16: bool, differences: bool = False) -> None:
         objective = Objective(copy.deepcopy(potential), loss, bf16=bf16, differences=differences)
         self.names, self.parameters = _trained(objective.potential)
         self._module: nn.Module = _summing(objective, None) if dist.is_initialized() else objective

@@ -6,6 +6,7 @@ Prints, on rank 0, the largest difference relative to the largest gradient, by m
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from gfmpot.models.potential import PotentialConfig
 from gfmpot.ranks.launch import session
 from gfmpot.training.loss import LossConfig
 from gfmpot.training.mesh import BranchGroup, allocate_ranks
-from gfmpot.training.parallelize import Mode, Objective, Parallel, Replicated, Sharded, TaskParallel, local
+from gfmpot.training.parallelize import Objective, Parallel, Replicated, Sharded, TaskParallel, local
 
 BRANCHES = 5
 LOSS = LossConfig(energy=1.0, forces=94.8, stress=10.0)
@@ -63,7 +64,7 @@ def gradients(parallel: Parallel, parts: list[AtomGraph], counts: torch.Tensor) 
     return {name: local(t) for name, t in parallel.full(found).items()}
 
 
-def share(mode: Mode, group: BranchGroup, rank: int, world: int, structures: list[AtomGraph]) -> list[AtomGraph]:
+def share(mode: str, group: BranchGroup, rank: int, world: int, structures: list[AtomGraph]) -> list[AtomGraph]:
     """This rank's part of the union batch."""
     if mode != "task":
         return structures[rank::world]
@@ -85,11 +86,15 @@ def compare(readout: str, dtype: torch.dtype, rank: int, world: int) -> dict[str
     groups = allocate_ranks([30, 5, 5, 20, 10], world)
     own = next(group for group in groups if rank in group.ranks)
     errors = {}
-    for mode in ("ddp", "fsdp", "task"):
-        fresh = potential(readout, dtype)
-        kinds = {"ddp": lambda m: Replicated(m, LOSS, bf16=False), "fsdp": lambda m: Sharded(m, LOSS, bf16=False)}
-        parallel = kinds.get(mode, lambda m: TaskParallel(m, LOSS, groups, bf16=False))(fresh)
-        mine = share(mode, own, rank, world, structures)  # type: ignore[arg-type]
+    kinds: dict[str, Callable[[Potential], Parallel]] = {
+        "ddp": lambda m: Replicated(m, LOSS, bf16=False),
+        "ddp by differences": lambda m: Replicated(m, LOSS, bf16=False, differences=True),
+        "fsdp": lambda m: Sharded(m, LOSS, bf16=False),
+        "task": lambda m: TaskParallel(m, LOSS, groups, bf16=False),
+    }
+    for mode, make in kinds.items():
+        parallel = make(potential(readout, dtype))
+        mine = share(mode, own, rank, world, structures)
         # Ranks differ in how many parts their batches have.
         parts = [AtomGraph.batch(mine[i :: rank + 1]) for i in range(rank + 1)]
         found = gradients(parallel, parts, counts)

@@ -220,3 +220,45 @@ def test_topology() -> None:
     assert offsets.tolist() == [0, *np.cumsum(np.bincount(receivers, minlength=graph.n_atoms))]
     assert sender_offsets.tolist() == [0, *np.cumsum(np.bincount(senders, minlength=graph.n_atoms))]
     assert by_sender.tolist() == np.argsort(senders, kind="stable").tolist()
+
+
+def trained(
+    config: PaiNNConfig, graph: AtomGraph, dtype: torch.dtype, *, kernels: bool
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Features, and the gradients of a random weighting of them by all weights and by the embedding."""
+    torch.manual_seed(0)
+    backbone, embedding = build_backbone(config).to(dtype), AtomEmbedding(config.hidden).to(dtype)
+    torch.nn.init.normal_(embedding.charge_and_spin.weight)
+    vectors = edge_vectors(graph)
+    if kernels:
+        found = backbone.training_kernels()
+        assert found is not None
+        features = found.by_weights(embedding(graph), vectors, graph)
+    else:
+        features = backbone(embedding(graph), vectors.to(dtype), graph)
+    weighting = torch.randn(features.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(dtype)
+    (features * weighting).sum().backward()
+    named = [*backbone.named_parameters(), *embedding.named_parameters()]
+    return features.detach(), {name: p.grad for name, p in named if p.grad is not None}
+
+
+@pytest.mark.parametrize(("hidden", "layers", "basis"), [(64, 3, 8), (16, 1, 3), (48, 2, 11), (144, 2, 20)])
+@pytest.mark.parametrize("threads", [1, 2])
+def test_gradients_of_weights(hidden: int, layers: int, basis: int, threads: int) -> None:
+    config = PaiNNConfig(cutoff=CUTOFF, hidden=hidden, layers=layers, radial_basis=basis)
+    graph = AtomGraph.batch(structures())
+    torch.set_num_threads(threads)
+    try:
+        for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 2e-5)):
+            features, gradients = trained(config, graph, dtype, kernels=True)
+            expected, exact = trained(config, graph, dtype, kernels=False)
+            assert difference(features, expected) < tolerance
+            assert gradients.keys() == exact.keys()
+            for name, gradient in exact.items():
+                assert difference(gradients[name], gradient) < tolerance, name
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_widths_without_training_kernels() -> None:
+    assert build_backbone(PaiNNConfig(cutoff=CUTOFF, hidden=40)).training_kernels() is None
