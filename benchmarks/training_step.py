@@ -1,7 +1,7 @@
 """How many structures per CPU-second does training take, where does the time go, and does the loader keep up?
 
 python benchmarks/training_step.py [--structures 50] [--batch 25] [--max-edges 50000] [--repeats 5]
-    [--precision fp64 fp32] [--presets lead small] [--loader STRUCTURES] [--json FILE]
+    [--precision fp64 fp32] [--presets lead small] [--gradients exact differences] [--loader STRUCTURES] [--json FILE]
 
 A step is what the trainer makes of a batch: energies, forces and loss of its parts, gradients of that through the
 forces, AdamW with clipping and the moving average of the weights; with 16 branches and fresh weights, on one thread.
@@ -116,12 +116,14 @@ def one_pass(optimizer: Optimizer, config: PotentialConfig, frames: FrameSet, gi
 def steps(frames: FrameSet, given: argparse.Namespace) -> list[dict[str, Any]]:
     """Every model in every precision, in turns, after a few structures to warm up."""
     rows = []
-    for name, precision in itertools.product(given.presets, given.precision):
+    for name, precision, gradients in itertools.product(given.presets, given.precision, given.gradients):
         torch.manual_seed(0)
         potential = untrained(preset(name)).to(DTYPES[precision])
-        optimizer = Optimizer(Replicated(potential, LOSS, bf16=False), OptimConfig())
+        parallel = Replicated(potential, LOSS, bf16=False, differences=gradients == "differences")
+        optimizer = Optimizer(parallel, OptimConfig())
         one_pass(optimizer, preset(name), frames.subset(range(min(4, len(frames)))), given)
-        rows.append((optimizer, {"preset": name, "precision": precision, "passes": [], "GFLOP/s": []}))
+        about = {"preset": name, "precision": precision, "gradients": gradients}
+        rows.append((optimizer, {**about, "passes": [], "GFLOP/s": []}))
     for _ in range(given.repeats):
         for optimizer, row in rows:
             row["passes"].append(one_pass(optimizer, preset(row["preset"]), frames, given))
@@ -163,14 +165,14 @@ def spread(values: Sequence[float], form: str = ".2f") -> str:
 
 def show(results: dict[str, Any]) -> None:
     columns = ("× HydraGNN", "with graphs", *PHASES, "GFLOP/s")
-    print(f"{'structures/CPU-s; CPU ms per structure':42}", *(f"{name:>11}" for name in columns))
+    print(f"{'structures/CPU-s; CPU ms per structure':52}", *(f"{name:>11}" for name in columns))
     for row in results["steps"]:
         rate = statistics.median(row["structures per CPU-second"])
         ratio = f"{rate / HYDRAGNN[row['precision']]:.2f}" if row["preset"] == "lead" else "–"
         phases = [f"{1e3 * statistics.median(one[phase] for one in row['passes']):.1f}" for phase in PHASES]
         whole, flops = (statistics.median(row[name]) for name in ("with graphs", "GFLOP/s"))
-        name = f"{row['preset']} {row['precision']}: {spread(row['structures per CPU-second'])}"
-        print(f"{name:42}", *(f"{cell:>11}" for cell in (ratio, f"{whole:.2f}", *phases, f"{flops:.0f}")))
+        name = f"{row['preset']} {row['precision']} {row['gradients']}: {spread(row['structures per CPU-second'])}"
+        print(f"{name:52}", *(f"{cell:>11}" for cell in (ratio, f"{whole:.2f}", *phases, f"{flops:.0f}")))
         if row["preset"] == "lead" and (loaded := results["loaded"]):
             print(f"  loader: {spread(loaded, ',.0f')}, {statistics.median(loaded) / rate:.0f} times that")
 
@@ -180,6 +182,7 @@ def main() -> None:
     for name, value in (("structures", 50), ("batch", 25), ("max-edges", 50_000), ("repeats", 5), ("loader", 0)):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--precision", nargs="+", default=list(DTYPES), choices=list(DTYPES))
+    parser.add_argument("--gradients", nargs="+", default=["exact"], choices=["exact", "differences"])
     parser.add_argument("--presets", nargs="+", default=["lead", "small"])
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()

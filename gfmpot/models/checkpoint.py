@@ -22,6 +22,7 @@ VERSION = 2
 Header = dict[str, Any]
 Tensors = dict[str, Tensor]
 
+
 def _without_repulsion(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
     """Before version 2, networks were trained without a repulsion of nuclei."""
     return {**header, "config": {**header["config"], "repulsion": "none"}}, tensors

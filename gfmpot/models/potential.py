@@ -367,9 +367,7 @@ class Potential(nn.Module):
         energies, gradient = self.repulsion(vectors.double(), graph)
         return energies, gradient
 
-    def _atomic_energies(
-        self, eps: Tensor, answering: Answering, repelling: Tensor, graph: AtomGraph
-    ) -> Tensor | None:
+    def _atomic_energies(self, eps: Tensor, answering: Answering, repelling: Tensor, graph: AtomGraph) -> Tensor | None:
         """(N,) shares of the answer; they add up to its energy."""
         if not self.atomwise:
             return None

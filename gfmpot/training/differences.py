@@ -103,7 +103,9 @@ def _surrogate(
     """The sum of energies whose gradient by the weights is that of the loss."""
     longest = torch.zeros_like(to_energy)
     longest = longest.scatter_reduce(0, graph.structure_of_edge, torch.linalg.vector_norm(direction, dim=1), "amax")
-    moves = direction * (STEP / longest.clamp(min=torch.finfo(longest.dtype).tiny))[graph.structure_of_edge].unsqueeze(1)
+    moves = direction * (STEP / longest.clamp(min=torch.finfo(longest.dtype).tiny))[graph.structure_of_edge].unsqueeze(
+        1
+    )
     slope = longest / (2 * STEP)  # 1 / 2ε; 0 where nothing moves
 
     def energies(where: Tensor) -> Tensor:

@@ -46,9 +46,7 @@ Errors = tuple[
 ]
 
 
-def _batch_errors(
-    potential: Potential, graph: AtomGraph, evaluate: Evaluator | None
-) -> Iterable[tuple[int, Errors]]:
+def _batch_errors(potential: Potential, graph: AtomGraph, evaluate: Evaluator | None) -> Iterable[tuple[int, Errors]]:
     """Per structure: energy error per atom, norms of force errors and of forces, mean stress error."""
     assert graph.branch is not None
     assert graph.energy is not None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -39,7 +41,7 @@ def test_ends_smoothly(symbols: str) -> None:
     assert energy(symbols, reach) == 0.0
     assert 0 < energy(symbols, 0.999 * reach) < 1e-6 * energy(symbols, 0.5 * reach)
     falling = [energy(symbols, x * reach) for x in np.linspace(0.3, 1.0, 50)]
-    assert all(a > b for a, b in zip(falling, falling[1:], strict=False))
+    assert all(a > b for a, b in pairwise(falling))
 
 
 def test_slope_is_the_derivative() -> None:
@@ -77,6 +79,4 @@ def test_every_branch_and_the_blend_have_it_once() -> None:
     assert (learnt[0] - bare[0])[0].tolist() == pytest.approx([added] * 2, rel=1e-10)
     assert float(with_it.energies.sum()) == pytest.approx(float(with_it.energy), rel=1e-12)
     torch.testing.assert_close(with_it.forces_std, without.forces_std, rtol=1e-9, atol=1e-12)
-    torch.testing.assert_close(
-        with_it.forces - without.forces, (learnt[1] - bare[1])[:, :, 0], rtol=1e-9, atol=1e-9
-    )
+    torch.testing.assert_close(with_it.forces - without.forces, (learnt[1] - bare[1])[:, :, 0], rtol=1e-9, atol=1e-9)

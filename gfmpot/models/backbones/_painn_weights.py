@@ -132,9 +132,7 @@ class _Message:
         self.network, self.filters = _Network(message.scalars, fast.mlp), fast.filters
         self.weight, self.scale = message.filters.weight, message.scale
 
-    def forward(
-        self, s: Tensor, v: Tensor | None, edges: _Edges, graph: AtomGraph
-    ) -> tuple[Tensor, Tensor, _Sent]:
+    def forward(self, s: Tensor, v: Tensor | None, edges: _Edges, graph: AtomGraph) -> tuple[Tensor, Tensor, _Sent]:
         """s and v after it. Senders of one kind say the same in the first message."""
         first = v is None
         x = s[graph.kinds[0]] if first else s

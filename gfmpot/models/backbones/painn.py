@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,9 @@ from gfmpot.config import tunable
 from gfmpot.graph import AtomGraph, filtered_neighbour_sums, in_plain_operations
 from gfmpot.models.backbone import Backbone, BackboneConfig, Evaluator, TrainingKernels
 from gfmpot.models.radial import BesselBasis
+
+if TYPE_CHECKING:
+    from gfmpot.models.backbones._painn_fast import FastPaiNN
 
 NORM_SOFTNESS = 0.1
 """ε of the smooth norm; features are of order one. A small ε makes a cusp where vectors vanish by symmetry: forces stay
@@ -79,7 +83,7 @@ class PaiNN(Backbone):
             s, v = update(s, v)
         return s
 
-    def kernels(self, dense: torch.dtype) -> Evaluator | None:
+    def kernels(self, dense: torch.dtype) -> FastPaiNN | None:
         """See :meth:`gfmpot.models.Backbone.kernels`."""
         from gfmpot import kernels
 
@@ -93,10 +97,8 @@ class PaiNN(Backbone):
         """See :meth:`gfmpot.models.Backbone.training_kernels`."""
         from gfmpot import kernels
 
-        if self.out_features % kernels.CACHE_LINE:
-            return None
         fast = self.kernels(next(self.parameters()).dtype)
-        if fast is None:
+        if fast is None or self.out_features % kernels.CACHE_LINE:
             return None
         from gfmpot.models.backbones._painn_weights import TrainedPaiNN
 

@@ -1,0 +1,116 @@
+"""What recipes of pretraining share: files to stores, stores to a trained network, and this to a model with its card.
+
+Whatever was stopped goes on when the command is given again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from gfmpot.config import from_yaml
+from gfmpot.data.conversion import Settings, convert, describe
+from gfmpot.data.formats.manifest import SplitSettings
+from gfmpot.data.source import build_source
+from gfmpot.models import save
+from gfmpot.ranks.launch import Launch, session
+from gfmpot.ranks.signals import Deadline
+from gfmpot.training.config import TrainConfig
+from gfmpot.training.finish import finish, write_card
+from gfmpot.training.trainer import Trainer
+
+
+@dataclass(frozen=True)
+class Store:
+    """Files of one level of theory, who reads them, and how they are split and filtered."""
+
+    name: str
+    files: tuple[str, ...]
+    """In the data folder."""
+
+    source: str = "npz"
+    about: dict[str, str] = field(default_factory=dict)
+    """Branch, theory, licence and citation, where the source does not know them."""
+
+    split: tuple[float, float] = (0.05, 0.05)
+    """Fractions of groups for validation and test."""
+
+    max_force: float = 100.0
+    """eV/Å; structures with a larger one are left out."""
+
+    fewest: int = 20
+    """Structures with an element that fewer structures than this have are left out."""
+
+    def make(self, data: Path, folder: Path) -> None:
+        """Convert the files, unless that is done.
+
+        Raises:
+            FileNotFoundError: a missing file, and where there is one.
+        """
+        out = folder / f"{self.name}.bp"
+        if out.exists():
+            return
+        source, files = build_source(self.source), [data / name for name in self.files]
+        missing = [str(path) for path in files if not path.exists()]
+        if missing:
+            where = f"; {source.info.title} is at {source.info.url}" if source.info.url else ""
+            raise FileNotFoundError(f"{self.name}: no {', '.join(missing)}{where}")
+        logging.info("%s: converting %s", out, ", ".join(self.files))
+        convert(
+            source,
+            files,
+            out,
+            describe(source, self.source, files, **self.about),
+            settings=Settings(SplitSettings(*self.split), self.max_force, self.fewest),
+            workers=os.cpu_count() or 1,
+            quarantine=out.with_suffix(".jsonl"),
+        )
+
+
+def run(recipe: str, name: str, stores: Sequence[Store], description: str, document: str) -> None:
+    """The command line of a recipe.
+
+    Args:
+        recipe: its file; the settings are in the ``.yaml`` beside it.
+        name: of the model.
+        stores: what it is trained on.
+        description: of the card.
+        document: what ``--help`` says.
+    """
+    parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder with the datasets")
+    parser.add_argument("--config", type=Path, default=Path(recipe).with_suffix(".yaml"), help="settings of the run")
+    parser.add_argument("--folder", type=Path, default=Path("runs") / name, help="stores, state, log and model")
+    parser.add_argument("--name", default=name, help="under which the model presents itself")
+    parser.add_argument("--max-hours", type=float, help="stop after so long, with a state to go on from")
+    parser.add_argument("--device", help="cpu or cuda; by default the best there is")
+    given = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%X")
+    with session(given.device) as (launch, device):
+        folder = given.folder / "stores"
+        if launch.is_main:
+            folder.mkdir(parents=True, exist_ok=True)
+            for store in stores:
+                store.make(given.data, folder)
+        if dist.is_initialized():
+            dist.barrier()
+        _train(given, folder, description, launch, device)
+
+
+def _train(given: argparse.Namespace, stores: Path, description: str, launch: Launch, device: torch.device) -> None:
+    """Train, align, weigh, measure, save; or stop in time, to go on later."""
+    config = from_yaml(TrainConfig, given.config)
+    with Trainer(config, stores, given.folder, launch, device) as trainer:
+        if not trainer.fit(deadline=Deadline(given.max_hours)):
+            return
+        model = finish(trainer, given.name, description)
+    if launch.is_main:
+        save(model, given.folder / f"{given.name}.safetensors")
+        write_card(model, given.folder / f"{given.name}.md")
