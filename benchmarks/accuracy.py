@@ -1,0 +1,80 @@
+"""What does a model get right of the physics? Crystals, phonons, molecules, scans, dynamics, relaxations of unseen
+crystals, beside CHGNet and GFN2-xTB on the same inputs.
+
+python benchmarks/accuracy.py [--model default] [--heads NAME ...] [--references chgnet gfn2] [--data FOLDER]
+    [--only PART ...] [--quick] [--md-references] [--threads 2] [--json FILE] [--plots FOLDER] [--envs FOLDER]
+
+The model is the blend; --heads adds single heads. CHGNet answers for crystals and needs an environment of its own
+(benchmarks/envs/README.md), GFN2-xTB for molecules and needs tblite. --data is a folder of packed .npz sets, for the
+relaxations. Results of parts that are not run again stay in the JSON file. --quick tries everything out in minutes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import time
+import warnings
+from contextlib import ExitStack
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from accuracy_models import ENVIRONMENTS, REFERENCES, Model, open_models
+from common import environment, write
+
+PARTS = ("crystals", "phonons", "molecules", "scans", "md", "relaxations")
+"""Each is a module ``accuracy_<part>`` with ``run``, ``show`` and ``draw``."""
+
+
+def one(part: ModuleType, models: list[Model], given: argparse.Namespace) -> dict[str, Any]:
+    """Run, print and draw; what was found, with the command and the time it took."""
+    begun = time.perf_counter()
+    found = part.run(models, given)
+    if "skipped" in found:
+        print(f"{part.__name__} skipped: {found['skipped']}")
+        return found
+    part.show(found)
+    if given.plots:
+        given.plots.mkdir(parents=True, exist_ok=True)
+        part.draw(found, given.plots)
+    about = {"environment": environment(), "model": given.model, "quick": given.quick}
+    return {**about, "seconds": round(time.perf_counter() - begun, 1), **found}
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="default", help="name or path")
+    parser.add_argument("--heads", nargs="+", default=[], metavar="NAME")
+    parser.add_argument("--references", nargs="*", default=[], choices=REFERENCES)
+    parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS)
+    parser.add_argument("--data", type=Path, metavar="FOLDER")
+    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--md-references", action="store_true", help="dynamics with references too: slow")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plots", type=Path, metavar="FOLDER")
+    parser.add_argument("--envs", type=Path, default=ENVIRONMENTS, metavar="FOLDER")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = parsed()
+    torch.set_num_threads(given.threads)
+    warnings.filterwarnings("ignore", message="logm result may be inaccurate")  # of ASE's cell filter, at 1e-13
+    parts = json.loads(given.json.read_text())["parts"] if given.json and given.json.exists() else {}
+    with ExitStack() as stack:
+        try:
+            models = open_models(given, stack)
+            for name in given.only:
+                parts[name] = one(importlib.import_module(f"accuracy_{name}"), models, given)
+                write(given.json, {"parts": parts})
+        except ValueError as error:
+            sys.exit(f"error: {error}")
+
+
+if __name__ == "__main__":
+    main()
