@@ -10,7 +10,20 @@ from typing import Annotated
 import typer
 
 from gfmpot import __version__
-from gfmpot.cli import certify, data, export, info, md, predict, pretrain, relax, report, screen, train_branch_weights
+from gfmpot.cli import (
+    certify,
+    data,
+    evaluate,
+    export,
+    info,
+    md,
+    predict,
+    pretrain,
+    relax,
+    report,
+    screen,
+    train_branch_weights,
+)
 
 app = typer.Typer(
     name="gfmpot",
@@ -26,6 +39,7 @@ VERBS = (
     relax.relax,
     screen.screen,
     md.md,
+    evaluate.evaluate,
     certify.certify,
     export.export,
     pretrain.pretrain,
