@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from time import monotonic
 from typing import TYPE_CHECKING, Annotated
@@ -71,7 +71,8 @@ def evaluate(
         check_split(split)
         _check_outputs(json_file, plot)
         potential, labels = load(model), Labels(energy_key, forces_key, stress_key)
-        parts = [open_part(path, head, split, potential.branch_names, labels) for path in data]
+        with _reading():
+            parts = [open_part(path, head, split, potential.branch_names, labels) for path in data]
         predictors = _Predictors(potential, precision, device)
         done = [(part, _evaluated(part, predictors(part.head), limit)) for part in parts]
         predictors.tell_choices()
@@ -126,6 +127,12 @@ def _evaluated(part: Part, predictor: Predictor, limit: int | None) -> Outcome:
     chosen = part.chosen[evenly(len(part.chosen), limit)]
     with _progress(str(part), len(chosen)) as watch:
         return compare(predictor, part.data, chosen, watch)
+
+
+def _reading() -> AbstractContextManager[object]:
+    """Say that something is going on, in a terminal: large files of structures take their time."""
+    target = console(stderr=True)
+    return target.status("reading") if target.is_terminal else nullcontext()
 
 
 @contextmanager
