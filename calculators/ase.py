@@ -27,7 +27,9 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
     >>> atoms.calc = GFMCalculator(head="mp-pbe-u")   # one level of theory instead of the blend
 
     Beside ASE's properties, ``results`` has ``branch_energies`` (eV, each on its own theory's scale),
-    ``branch_weights``, ``energy_std`` (eV, spread of the branches) and, with ``uncertainty="forces"``, ``forces_std``.
+    ``branch_weights``, ``energy_std`` (eV, estimated error), ``novelty`` (of each atom's surroundings; training ends at
+    1) and, with ``uncertainty="forces"``, ``forces_std``. A model that has not learnt its errors gives the spread of its
+    branches in place of estimates.
     Stress needs a volume: at least one periodic direction and no zero cell vector.
 
     Args:
@@ -46,7 +48,7 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
             :meth:`gfmpot.models.Potential.forward` for the error it makes.
         charge: total charge of structures that do not state one in ``atoms.info["charge"]``.
         spin: multiplicity 2S+1 of structures that do not state one in ``atoms.info["spin"]``; None is unspecified.
-        uncertainty: ``"energy"``, or ``"forces"`` for ``forces_std`` at one more backward pass per branch.
+        uncertainty: ``"energy"``, or ``"forces"`` for ``forces_std`` too.
         allow_unsupported: answer for elements that no branch has learnt, too.
         skin: Å, of the neighbour list that is kept between steps.
         atoms: attach the calculator to these atoms.

@@ -21,7 +21,7 @@ from gfmpot.data.formats.manifest import SplitSettings
 from gfmpot.data.source import build_source
 from gfmpot.models import save
 from gfmpot.ranks.launch import Launch, session
-from gfmpot.ranks.signals import Deadline
+from gfmpot.ranks.signals import Deadline, EndOfJob
 from gfmpot.training.config import TrainConfig
 from gfmpot.training.finish import finish, write_card
 from gfmpot.training.trainer import Trainer
@@ -107,8 +107,8 @@ def run(recipe: str, name: str, stores: Sequence[Store], description: str, docum
 def _train(given: argparse.Namespace, stores: Path, description: str, launch: Launch, device: torch.device) -> None:
     """Train, align, weigh, measure, save; or stop in time, to go on later."""
     config = from_yaml(TrainConfig, given.config)
-    with Trainer(config, stores, given.folder, launch, device) as trainer:
-        if not trainer.fit(deadline=Deadline(given.max_hours)):
+    with Trainer(config, stores, given.folder, launch, device) as trainer, EndOfJob() as end:
+        if not trainer.fit(deadline=Deadline(given.max_hours), end=end):
             return
         model = finish(trainer, given.name, description)
     if launch.is_main:

@@ -39,13 +39,15 @@ class CompiledNetwork:
         self._artifact, self._weights = artifact, [tensors[name].detach() for name in names]
         self._atomwise = potential.atomwise
 
-    def __call__(self, initial: Tensor, vectors: Tensor, graph: AtomGraph, weights: Tensor) -> tuple[Tensor, Tensor]:
-        """Outputs of all branches and the gradient; see :func:`gfmpot.inference.tracing.network`."""
+    def __call__(
+        self, initial: Tensor, vectors: Tensor, graph: AtomGraph, weights: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Features, outputs of all branches and the gradient; see :func:`gfmpot.inference.tracing.network`."""
         missing = max(0, SMALLEST - graph.n_structures)
         padded = torch.cat([weights, weights.new_zeros(missing, weights.shape[1])])  # structures without atoms
         inputs = (initial, vectors, graph.edge_index, graph.structure_of_atom, padded)
-        eps, gradient = self._artifact(*self._weights, *(tensor.contiguous() for tensor in inputs))
-        return eps if self._atomwise else eps[: graph.n_structures], gradient
+        features, eps, gradient = self._artifact(*self._weights, *(tensor.contiguous() for tensor in inputs))
+        return features, eps if self._atomwise else eps[: graph.n_structures], gradient
 
 
 def compile_network(potential: Potential, precision: str) -> CompiledNetwork:

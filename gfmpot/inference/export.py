@@ -70,7 +70,9 @@ class SingleStructure(nn.Module):
             learnt = eps.sum(dim=0, keepdim=True) if potential.atomwise else eps
             blended = (weights * (learnt + potential.references.shifts(graph))).sum(dim=1)
             (gradient,) = torch.autograd.grad(blended.sum(), vectors)
-        energy = blended.detach() + graph.composition @ reference[1:]
+        repelling, apart = potential.repelling(vectors, graph)
+        gradient = gradient + apart
+        energy = blended.detach() + graph.composition @ reference[1:] + repelling.sum()
         forces = forces_from_edge_gradients(gradient, graph)
         return energy, forces, stress_from_edge_gradients(gradient, vectors.detach(), graph)
 

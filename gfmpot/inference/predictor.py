@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from torch import Tensor
 
 from gfmpot.config import did_you_mean
@@ -23,8 +24,12 @@ from gfmpot.models.answering import Answering, checked_skip
 
 Results = dict[str, Any]
 """``energy``, ``free_energy``, ``forces``, ``stress`` (where there is a volume), ``energies`` (not with graph readout),
-``branch_energies`` and ``branch_weights`` by branch name, ``energy_std`` and, on request, ``forces_std``; eV and Å."""
+``branch_energies`` and ``branch_weights`` by branch name, ``energy_std`` and, on request, ``forces_std``; eV and Å.
+``novelty`` of each atom, if the model estimates its errors: 1 at the edge of the training data."""
 
+
+FAR = 1.5
+"""Novelty above which a warning is due: errors are estimated as more than twice what they are at the edge."""
 
 _FAR_OUT = "the structure is far from anything the model knows (contacts, density, charge?)"
 
@@ -39,7 +44,8 @@ class Predictor:
         precision: ``fp32``, ``fp64`` or ``bf16``.
         device: where to run; None takes a CUDA or ROCm device if there is one.
         compile: let TorchInductor compile the network; see :class:`gfmpot.inference.paths.Paths`.
-        uncertainty: ``"energy"``, or ``"forces"`` for the spread of forces too, at one more backward pass per branch.
+        uncertainty: ``"energy"``, or ``"forces"`` for ``forces_std`` too; a model that does not estimate its errors
+            needs one more backward pass per branch for it.
         allow_unsupported: answer for elements that no branch has learnt.
         skip: leave out branches of less weight than this; see :meth:`gfmpot.models.Potential.forward`.
         budget: the largest batch.
@@ -73,12 +79,13 @@ class Predictor:
         self.potential = potential.eval().requires_grad_(False).to(self.device, network_dtype(precision))
         self.precision, self.head, self.uncertainty = precision, head, uncertainty
         self.allow_unsupported, self.budget, self.skip = allow_unsupported, budget or BatchBudget(), checked_skip(skip)
-        joint = uncertainty == "energy" and not skip
+        joint = (uncertainty == "energy" or self.potential.errors is not None) and not skip
         self._paths = Paths(self.potential, precision, compile, kernels=kernels, joint=joint)
         if head is not None:
             self.potential.branch_index(head)
         self.weights = None if weights is None else self._weight_vector(weights)
         self._charges_warned: set[int] = set()
+        self._novelty_warned = False
         self._last: _Last | None = None
         if potential.config.max_neighbours is not None:
             _warn_of_cap(potential.config.max_neighbours)
@@ -129,6 +136,7 @@ class Predictor:
         self._paths.prepare(graph, self._predict)
         prediction = self._predict(graph)
         self._warn_of_charges(graph, prediction)
+        self._warn_of_novelty(graph, prediction)
         results = split_results(prediction, graph, self.potential.branch_names)
         for i, single in enumerate(results):
             if not (np.isfinite(single["energy"]) and np.isfinite(single["forces"]).all()):
@@ -173,6 +181,25 @@ class Predictor:
         if not torch.isfinite(vector).all() or (vector < 0).any() or vector.sum() == 0:
             raise ValueError(f"weights must be finite, not negative and not all zero, got {dict(weights)}")
         return vector / vector.sum()
+
+    def _warn_of_novelty(self, graph: AtomGraph, prediction: Prediction) -> None:
+        """Once: an atom whose surroundings are unlike all that the model was trained on."""
+        if self._novelty_warned or prediction.novelty is None or prediction.energy_std is None:
+            return
+        novelty, atom = prediction.novelty.max(dim=0)
+        if not novelty > FAR:  # NaN is an error of its own
+            return
+        self._novelty_warned = True
+        structure = int(graph.structure_of_atom[int(atom)])
+        index = int(atom) - int((graph.structure_of_atom < structure).sum())
+        symbol = chemical_symbols[int(graph.atomic_numbers[int(atom)])]
+        which = f"atom {index} ({symbol})" + (f" of structure {structure}" if graph.n_structures > 1 else "")
+        warnings.warn(
+            f"the surroundings of {which} are far from all training data: novelty {float(novelty):.1f}, training ends at "
+            f"1; energy_std is {float(prediction.energy_std[structure]):.2g} eV. Said once; results have both always",
+            UserWarning,
+            stacklevel=5,
+        )
 
     def _warn_of_charges(self, graph: AtomGraph, prediction: Prediction) -> None:
         """Once per charge that a branch with a say in the answer was not trained on."""
@@ -245,7 +272,7 @@ def split_results(prediction: Prediction, graph: AtomGraph, names: list[str]) ->
 
 def _structure_results(fields: dict[str, Any], names: list[str], i: int, atoms: slice) -> Results:
     results: Results = {"energy": float(fields["energy"][i]), "free_energy": float(fields["energy"][i])}
-    for name in ("forces", "energies", "forces_std"):
+    for name in ("forces", "energies", "forces_std", "novelty"):
         if fields[name] is not None:
             results[name] = fields[name][atoms]
     if np.isfinite(fields["stress"][i]).all():

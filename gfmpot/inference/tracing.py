@@ -64,17 +64,17 @@ def bare_graph(edge_index: Tensor, structure_of_atom: Tensor, n_structures: int,
     return AtomGraph(positions, structure_of_atom, cell, pbc, edge_index, shifts, structure_of_atom, charge, spin)
 
 
-def network(potential: Potential, precision: str) -> Callable[..., tuple[Tensor, Tensor]]:
+def network(potential: Potential, precision: str) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     """What is worth compiling, as a function of tensors.
 
     It takes initial features (N, F), edge vectors (E, 3), senders and receivers (2, E), the structure of each atom (N,)
-    and weights (G, B); it gives the output of all branches, eV, (N, B) or (G, B), and the gradient of their weighted
-    sum with respect to the vectors (E, 3).
+    and weights (G, B); it gives features (N, F), the output of all branches, eV, (N, B) or (G, B), and the gradient of
+    their weighted sum with respect to the vectors (E, 3).
     """
 
     def evaluate(
         initial: Tensor, vectors: Tensor, edge_index: Tensor, structure_of_atom: Tensor, weights: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.enable_grad(), dense_layers_in(precision):
             moving = vectors.detach().requires_grad_()
             graph = bare_graph(edge_index, structure_of_atom, weights.shape[0], weights.new_zeros(initial.shape[0], 3))
@@ -82,7 +82,7 @@ def network(potential: Potential, precision: str) -> Callable[..., tuple[Tensor,
             eps = potential.contributions(features, graph)
             of_row = weights[structure_of_atom] if potential.atomwise else weights
             (gradient,) = torch.autograd.grad((eps * of_row).sum(), moving)
-        return eps.detach(), gradient
+        return features.detach(), eps.detach(), gradient
 
     return evaluate
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -18,12 +19,13 @@ from gfmpot.models.backbone import BackboneConfig, Evaluator, backbone_config, b
 from gfmpot.models.branch_weights import BranchWeightMLP, masked_softmax
 from gfmpot.models.branches import BranchHeads, BranchInfo, HeadConfig
 from gfmpot.models.conditioning import AtomEmbedding
+from gfmpot.models.error_estimate import ErrorEstimate
 from gfmpot.models.references import References
 from gfmpot.models.repulsion import ScreenedRepulsion
 
 Spread = Literal["none", "energy", "forces"]
 Network = Callable[[Tensor, AtomGraph], Tensor]
-Joint = Callable[[Tensor, Tensor, AtomGraph, Tensor], tuple[Tensor, Tensor]]
+Joint = Callable[[Tensor, Tensor, AtomGraph, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,9 @@ class PotentialConfig:
     weight_hidden: tuple[int, ...] = (128, 64)
     max_neighbours: int | None = None
     """The paper's cap of 20 nearest neighbours; None (the default) keeps all within the cutoff."""
+
+    error_hidden: int | None = None
+    """Width of the network that estimates errors; None without one, as it is before training is finished."""
 
     repulsion: Literal["zbl", "none"] = "zbl"
     """Of nuclei at short range, added to every branch (:mod:`gfmpot.models.repulsion`)."""
@@ -65,8 +70,12 @@ class Prediction:
     stress: Tensor | None = None  # (G, 6) eV/Å³, Voigt; NaN without a volume
     branch_energies: Tensor | None = None  # (G, B) eV, each on its own theory's scale; NaN if unsupported
     branch_weights: Tensor | None = None  # (G, B)
-    energy_std: Tensor | None = None  # (G,) eV, spread of the branches; NaN if fewer than two support the structure
+    energy_std: Tensor | None = None
+    """(G,) eV, estimated error; of a model without estimate the spread of the branches, NaN for fewer than two."""
+
     forces_std: Tensor | None = None  # (N, 3) eV/Å
+    novelty: Tensor | None = None
+    """(N,) distance of each atom's surroundings from the training data, 1 at their edge; None without an estimate."""
 
 
 class Potential(nn.Module):
@@ -96,6 +105,8 @@ class Potential(nn.Module):
         self.weights = BranchWeightMLP(len(branches), config.weight_hidden)
         self.references = References(branches, self.e0_blend)
         self.repulsion = ScreenedRepulsion(config.backbone.cutoff) if config.repulsion == "zbl" else None
+        width, features = config.error_hidden, self.backbone.out_features
+        self.errors = None if width is None else ErrorEstimate(features, len(branches), width)
 
     @property
     def cutoff(self) -> float:
@@ -155,8 +166,8 @@ class Potential(nn.Module):
                 ``weights`` and ``allow_unsupported``.
             evaluate: what stands in for the backbone, e.g. its kernels.
             joint: what stands in for backbone, heads and gradient: from initial features, edge vectors, graph and
-                weights to the outputs of all branches (as :meth:`contributions`) and the gradient (E, 3). Not for the
-                spread of forces, nor with ``skip``.
+                weights to features (N, F), the outputs of all branches (as :meth:`contributions`) and the gradient
+                (E, 3). Not for the spread of forces, nor with ``skip``.
 
         Raises:
             UnsupportedElementsError: no branch (or not the chosen one) supports every element of a structure.
@@ -170,19 +181,20 @@ class Potential(nn.Module):
         gradient = None
         with torch.set_grad_enabled(derivatives):
             if joint:
-                eps, gradient = joint(answering.initial, vectors.detach(), graph, answering.weights)
+                features, eps, gradient = joint(answering.initial, vectors.detach(), graph, answering.weights)
             else:
-                features = (evaluate or self._plain)(answering.initial, vectors, graph)
+                features = (evaluate or self.features)(answering.initial, vectors, graph)
                 eps = self.contributions(features, graph, answering.wanted if skip else None)
             aligned = self._per_structure(eps, graph) + answering.shifts
             blended = (answering.weights * aligned).sum(dim=1)
-        repelling, apart = self._repulsion(vectors, graph)
+        repelling, apart = self.repelling(vectors, graph)
         between = sum_per_structure(repelling, graph)
         forces = stress = forces_std = None
         if derivatives:
             if gradient is None:
-                gradient = _gradient(blended, vectors, graph, retain=spread == "forces")
-            if spread == "forces":
+                retain = spread == "forces" and self.errors is None
+                gradient = _gradient(blended, vectors, graph, retain=retain)
+            if spread == "forces" and self.errors is None:
                 learnt = forces_from_edge_gradients(gradient, graph)
                 forces_std = self._forces_std(learnt, aligned, vectors, answering, graph)
             gradient = gradient + apart
@@ -190,6 +202,10 @@ class Potential(nn.Module):
             stress = stress_from_edge_gradients(gradient, vectors.detach(), graph)
         aligned, blended = aligned.detach(), blended.detach()
         own = aligned - answering.shifts + answering.totals + between.unsqueeze(1)
+        energy_std, novelty = None if spread == "none" else answering.spread(aligned, blended), None
+        if self.errors is not None and spread != "none":
+            energy_std, estimated, novelty = self._estimated(features, answering.weights, graph)
+            forces_std = estimated if derivatives and spread == "forces" else None
         return Prediction(
             energy=blended + answering.offset + between,
             energies=self._atomic_energies(eps.detach(), answering, repelling, graph),
@@ -197,8 +213,9 @@ class Potential(nn.Module):
             stress=stress,
             branch_energies=own.masked_fill(~answering.supporting, torch.nan),
             branch_weights=answering.weights,
-            energy_std=None if spread == "none" else answering.spread(aligned, blended),
+            energy_std=energy_std,
             forces_std=forces_std,
+            novelty=novelty,
         )
 
     def labelled(
@@ -224,7 +241,7 @@ class Potential(nn.Module):
         vectors = (vectors if evaluate else vectors.to(self.dtype)).requires_grad_(derivatives)
         with torch.enable_grad():
             learnt = self.learnt(vectors, graph, network=network, evaluate=evaluate)
-        repelling, apart = self._repulsion(vectors, graph)
+        repelling, apart = self.repelling(vectors, graph)
         reference = self.references.own(graph.branch[graph.structure_of_atom], graph.atomic_numbers)
         energy = learnt + sum_per_structure(reference + repelling, graph)
         if not derivatives:
@@ -254,7 +271,7 @@ class Potential(nn.Module):
     def own_branch(self, vectors: Tensor, graph: AtomGraph, evaluate: Evaluator | None = None) -> Tensor:
         """(N,), or (G,) with ``readout="graph"``: the output of the branch that labelled each structure, unscaled."""
         assert graph.branch is not None
-        features = (evaluate or self._plain)(self.embedding(graph), vectors, graph)
+        features = (evaluate or self.features)(self.embedding(graph), vectors, graph)
         if not self.atomwise:
             return self.heads.select(sum_per_structure(features, graph), graph.branch)
         return self.heads.select(features, graph.branch[graph.structure_of_atom])
@@ -269,9 +286,9 @@ class Potential(nn.Module):
         """
         vectors = edge_vectors(graph).requires_grad_(derivatives)
         with torch.set_grad_enabled(derivatives):
-            features = self._plain(self.embedding(graph), vectors, graph)
+            features = self.features(self.embedding(graph), vectors, graph)
             aligned = self._per_structure(self.contributions(features, graph), graph) + self.references.shifts(graph)
-        repelling, apart = self._repulsion(vectors, graph)
+        repelling, apart = self.repelling(vectors, graph)
         energies = aligned.detach() + sum_per_structure(repelling, graph).unsqueeze(1)
         if not derivatives:
             return energies, None
@@ -353,14 +370,15 @@ class Potential(nn.Module):
         eps: Tensor = self.heads(pooled) if rows is None else self.heads.some(pooled, rows)
         return eps.double() * self.references.scales
 
-    def _plain(self, initial: Tensor, vectors: Tensor, graph: AtomGraph) -> Tensor:
+    def features(self, initial: Tensor, vectors: Tensor, graph: AtomGraph) -> Tensor:
+        """(N, F) of the backbone, by PyTorch's operations; vectors (E, 3) of any precision."""
         features: Tensor = self.backbone(initial, vectors.to(self.dtype), graph)
         return features
 
     def _per_structure(self, eps: Tensor, graph: AtomGraph) -> Tensor:
         return sum_per_structure(eps, graph) if self.atomwise else eps
 
-    def _repulsion(self, vectors: Tensor, graph: AtomGraph) -> tuple[Tensor, Tensor]:
+    def repelling(self, vectors: Tensor, graph: AtomGraph) -> tuple[Tensor, Tensor]:
         """(N,) eV and (E, 3) eV/Å, in float64: see :class:`ScreenedRepulsion`."""
         if self.repulsion is None:
             return vectors.new_zeros(graph.n_atoms, dtype=torch.float64), torch.zeros_like(vectors, dtype=torch.float64)
@@ -373,6 +391,20 @@ class Potential(nn.Module):
             return None
         weights = answering.weights[graph.structure_of_atom]
         return answering.reference + (weights * (eps + answering.alignment)).sum(dim=1) + repelling
+
+    @torch.no_grad()
+    def _estimated(self, features: Tensor, weights: Tensor, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor]:
+        """(G,) eV and (N, 3) eV/Å standard deviations, and (N,) distances from the training data.
+
+        Estimates are means of absolute values and of norms; errors are taken for normally distributed.
+        """
+        assert self.errors is not None
+        energy, forces, distance = self.errors(features)
+        share = weights[graph.structure_of_atom]
+        of_structure = sum_per_structure((share * energy).sum(dim=1), graph)
+        of_atom = (share * forces).sum(dim=1)
+        components = (math.sqrt(math.pi / 8) * of_atom).unsqueeze(1).expand(-1, 3)
+        return math.sqrt(math.pi / 2) * of_structure, components, distance
 
     def _forces_std(
         self, forces: Tensor, aligned: Tensor, vectors: Tensor, answering: Answering, graph: AtomGraph
@@ -387,11 +419,20 @@ class Potential(nn.Module):
 
 
 def rebuilt(potential: Potential, **changes: Any) -> Potential:
-    """A potential with the same weights and another description (``branches``, ``e0_blend`` or ``metadata``)."""
-    parts = {"branches": potential.branches, "e0_blend": potential.e0_blend, "metadata": potential.metadata, **changes}
+    """A potential with the same weights and another description.
+
+    ``changes`` are ``branches``, ``e0_blend``, ``metadata``, or a ``config`` that differs by ``error_hidden`` alone; an
+    estimate of errors that was not there before is untrained.
+    """
+    names = ("config", "branches", "e0_blend", "metadata")
+    parts = {name: getattr(potential, name) for name in names} | changes
     with torch.random.fork_rng(devices=[]):  # the fresh weights are overwritten; the user's random numbers stay
-        copy = Potential(potential.config, **parts).to(potential.device, potential.dtype)
-    copy.load_state_dict(potential.state_dict())
+        copy = Potential(**parts).to(potential.device, potential.dtype)
+    state = {name: tensor for name, tensor in potential.state_dict().items() if not name.startswith("errors.")}
+    own = potential.errors if potential.config.error_hidden == copy.config.error_hidden else copy.errors
+    if own is not None:
+        state |= {f"errors.{name}": tensor for name, tensor in own.state_dict().items()}
+    copy.load_state_dict(state)
     return copy
 
 

@@ -19,7 +19,9 @@ from gfmpot.models.potential import rebuilt
 from gfmpot.ranks.launch import Launch
 from gfmpot.training.alignment import fit_alignment
 from gfmpot.training.branch_weights import Watch, WeightConfig, WeightFit, train_branch_weights
+from gfmpot.training.calibration import Estimated, estimated_errors
 from gfmpot.training.corpus import BranchCorpus, evenly, graphs_of
+from gfmpot.training.error_estimate import with_error_estimate
 from gfmpot.training.metrics import Metrics, blend_rows, blend_summary, error_rows, summary
 from gfmpot.training.trainer import Trainer
 from gfmpot.training.validation import over_ranks
@@ -31,7 +33,7 @@ MISSING = "–"
 
 
 def finish(trainer: Trainer, name: str, description: str, structures: int | None = None) -> Potential:
-    """Align the branches, train their weights and measure everything on the test split; collective.
+    """Align the branches, train their weights, learn their errors and measure all on the test split; collective.
 
     Ranks share the structures between them and return the same model.
 
@@ -45,8 +47,14 @@ def finish(trainer: Trainer, name: str, description: str, structures: int | None
     if structures is not None:
         config = dataclasses.replace(config, structures=structures)
     potential, _ = blended(trainer.potential, corpora, config, launch)
-    unseen = own_share(potential, corpora, "test", config.structures, launch)
-    rows = over_ranks(error_rows(potential, unseen), launch)
+
+    def share(split: SplitName) -> Iterator[AtomGraph]:
+        return own_share(potential, corpora, split, config.structures, launch)
+
+    potential = with_error_estimate(potential, share("train"), share("valid"), launch)
+    rows = over_ranks(error_rows(potential, share("test")), launch)
+    own = {b: [errors] for b, errors in estimated_errors(potential, share("test")).items()}
+    estimated = over_ranks(own, launch)
     metrics = potential.metadata["metrics"]
     metadata = {
         "name": name,
@@ -55,7 +63,13 @@ def finish(trainer: Trainer, name: str, description: str, structures: int | None
         "training": _training_summary(trainer),
         "data": {corpus.info.name: _data_summary(corpus) for corpus in corpora},
         "branch_weights": potential.metadata["branch_weights"],
-        "metrics": {**metrics, "branches": {potential.branch_names[b]: summary(rows[b]) for b in sorted(rows)}},
+        "metrics": {
+            **metrics,
+            "branches": {potential.branch_names[b]: summary(rows[b]) for b in sorted(rows)},
+            "uncertainty": {
+                potential.branch_names[b]: Estimated.join(estimated[b]).summary() for b in sorted(estimated)
+            },
+        },
     }
     return rebuilt(potential, metadata=metadata)
 

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from gfmpot.config import tunable
 from gfmpot.graph import AtomGraph, filtered_neighbour_sums, in_plain_operations
-from gfmpot.models.backbone import Backbone, BackboneConfig, Evaluator, TrainingKernels
+from gfmpot.models.backbone import Backbone, BackboneConfig, TrainingKernels
 from gfmpot.models.radial import BesselBasis
 
 if TYPE_CHECKING:

@@ -1,0 +1,63 @@
+r"""How far an answer may be off: what the network's features say of its own errors.
+
+A small network from the features f of an atom to the errors that each branch made on structures that it was not trained
+on (:mod:`gfmpot.training.error_estimate`), and a distance d of f from the features of all training atoms, in units that
+one of ten thousand of those exceeds:
+
+    :math:`d = |W (f - \bar f)| / \sqrt F / r, \quad W^T W = \mathrm{cov}(f)^{-1}`
+
+Inside (d < 1) estimates are those that were learnt; outside, where nothing was learnt, they grow with :math:`d^2`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+LOWEST, HIGHEST = 1e-4, 30.0
+"""eV per atom and eV/Å: bounds of what the network can say."""
+
+
+class ErrorEstimate(nn.Module):
+    """Features (N, F) to expected errors of B branches.
+
+    Args:
+        features: F.
+        branches: B.
+        hidden: width of the network.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+    reach: Tensor
+
+    def __init__(self, features: int, branches: int, hidden: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("whitening", torch.eye(features))
+        self.register_buffer("reach", torch.ones(()))
+        self.network = nn.Sequential(nn.Linear(features, hidden), nn.SiLU(), nn.Linear(hidden, 2 * branches))
+
+    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """See the module.
+
+        Returns:
+            (N, B) share of each atom in the mean absolute error of the energy, eV; (N, B) mean norm of the error of its
+            force, eV/Å; (N,) its distance from the training data, 1 at their edge.
+        """
+        whitened = self.whitened(features)
+        distance = torch.linalg.vector_norm(whitened, dim=1) / (math.sqrt(features.shape[1]) * self.reach)
+        grown = self.inside(whitened) * distance.clamp(min=1.0).square().unsqueeze(1)
+        energy, forces = grown.double().chunk(2, dim=1)
+        return energy, forces, distance.double()
+
+    def whitened(self, features: Tensor) -> Tensor:
+        """(N, F), of mean 0 and covariance 1 over training atoms."""
+        return (features.to(self.mean.dtype) - self.mean) @ self.whitening.T
+
+    def inside(self, whitened: Tensor) -> Tensor:
+        """(N, 2 B): errors of energy shares and of forces, among the training data."""
+        low, high = math.log(LOWEST), math.log(HIGHEST)
+        return torch.exp(low + (high - low) * torch.sigmoid(self.network(whitened)))

@@ -1,0 +1,159 @@
+"""Fitting the estimate of errors (:mod:`gfmpot.models.error_estimate`) to structures that were not trained on."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gfmpot.graph import AtomGraph, BatchBudget, edge_vectors
+from gfmpot.models import Potential
+from gfmpot.models.error_estimate import ErrorEstimate
+from gfmpot.models.potential import rebuilt
+from gfmpot.ranks.launch import Launch
+from gfmpot.training.validation import over_ranks
+
+HIDDEN = 32
+STEPS, LEARNING_RATE, WEIGHT_DECAY = 400, 3e-3, 1e-2
+RIDGE = 1e-4
+"""Of the mean variance, added to the covariance of features: directions in which nothing varies say nothing."""
+
+EDGE = 0.9999
+"""Share of training atoms, of all branches alike, that lie inside."""
+
+CHOOSING = 5
+"""Every fifth structure chooses among steps; the others are fitted to."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """Structures of one branch, S with N atoms, and its errors on them."""
+
+    features: Tensor  # (N, F)
+    structure: Tensor  # (N,)
+    energy: Tensor  # (S,) absolute error, eV
+    forces: Tensor  # (N,) norm of the error, eV/Å
+
+    @classmethod
+    def join(cls, parts: Sequence[Observed]) -> Observed:
+        """Several as one."""
+        counts = torch.tensor([0, *(len(part.energy) for part in parts)]).cumsum(0).tolist()
+        structure = torch.cat([part.structure + count for part, count in zip(parts, counts, strict=False)])
+        joined = {name: torch.cat([getattr(part, name) for part in parts]) for name in ("features", "energy", "forces")}
+        return cls(structure=structure, **joined)
+
+
+def with_error_estimate(
+    potential: Potential, seen: Iterable[AtomGraph], unseen: Iterable[AtomGraph], launch: Launch
+) -> Potential:
+    """A copy of a trained potential that estimates its errors; collective.
+
+    Every rank gives structures of its own, labelled and with ``branch``; all end with the same estimate.
+
+    Args:
+        potential: whose branches are trained.
+        seen: structures that it was trained on, whose features say what is familiar.
+        unseen: structures that it was not trained on, whose errors are learnt.
+        launch: this rank's place.
+    """
+    familiar, errors = (_gathered(potential, graphs, launch) for graphs in (seen, unseen))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        estimate = ErrorEstimate(potential.backbone.out_features, len(potential.branches), HIDDEN)
+    _fit_distance(estimate, [observed.features for observed in familiar.values()])
+    _fit_network(estimate, errors)
+    changed = rebuilt(potential, config=dataclasses.replace(potential.config, error_hidden=HIDDEN))
+    assert changed.errors is not None
+    changed.errors.load_state_dict(estimate.state_dict())
+    return changed
+
+
+def _gathered(potential: Potential, graphs: Iterable[AtomGraph], launch: Launch) -> dict[int, Observed]:
+    """By branch, what all ranks have."""
+    rows: dict[int, list[Observed]] = {}
+    for branch, observed in _observed(potential, graphs):
+        rows.setdefault(branch, []).append(observed)
+    gathered = over_ranks(rows, launch)
+    return {branch: Observed.join(gathered[branch]) for branch in sorted(gathered)}
+
+
+def _observed(potential: Potential, graphs: Iterable[AtomGraph]) -> Iterator[tuple[int, Observed]]:
+    """By structures that one branch labelled, a few at a time; on the CPU."""
+    evaluate = potential.backbone.kernels(potential.dtype)
+    for batch in BatchBudget(max_edges=50_000).pack(graphs):
+        graph = AtomGraph.batch(batch).to(potential.device)
+        assert graph.branch is not None
+        assert graph.energy is not None
+        prediction = potential.labelled(graph, create_graph=False, evaluate=evaluate)
+        assert prediction.forces is not None
+        assert graph.forces is not None
+        with torch.no_grad():
+            vectors, initial = edge_vectors(graph), potential.embedding(graph)
+            features = evaluate(initial, vectors, graph) if evaluate else potential.features(initial, vectors, graph)
+            energy = (prediction.energy - graph.energy).abs().cpu()
+            forces = torch.linalg.vector_norm(prediction.forces - graph.forces, dim=1).cpu()
+        structure, branch = graph.structure_of_atom.cpu(), graph.branch.cpu()
+        for b in torch.unique(branch).tolist():
+            own = branch == b
+            atoms = own[structure]
+            place = own.cumsum(0) - 1
+            yield b, Observed(features.cpu()[atoms], place[structure[atoms]], energy[own], forces[atoms])
+
+
+def _fit_distance(estimate: ErrorEstimate, features: Sequence[Tensor]) -> None:
+    """Mean and covariance over atoms, and the distance that few of them exceed; branches (N_b, F) count alike."""
+    means = torch.stack([f.double().mean(dim=0) for f in features])
+    mean = means.mean(dim=0)
+    deviations = [f.double() - mean for f in features]
+    covariance = torch.stack([d.T @ d / len(d) for d in deviations]).mean(dim=0)
+    size = len(mean)
+    covariance += RIDGE * covariance.trace() / size * torch.eye(size, dtype=covariance.dtype)
+    whitening = torch.linalg.inv(torch.linalg.cholesky(covariance))
+    distances = [torch.linalg.vector_norm(d @ whitening.T, dim=1) / size**0.5 for d in deviations]
+    weights = torch.cat([torch.full_like(d, 1 / len(d) / len(distances)) for d in distances])
+    ordered, order = torch.cat(distances).sort()
+    edge = int(torch.searchsorted(weights[order].cumsum(0), EDGE).clamp(max=len(ordered) - 1))
+    for buffer, value in ((estimate.mean, mean), (estimate.whitening, whitening), (estimate.reach, ordered[edge])):
+        buffer.copy_(value)
+
+
+def _fit_network(estimate: ErrorEstimate, observed: dict[int, Observed]) -> None:
+    """By the likelihood of the errors if they are exponentially distributed; the best step on a part is kept."""
+    inputs = {b: estimate.whitened(o.features) for b, o in observed.items()}
+    choosing = {b: torch.arange(len(o.energy)) % CHOOSING == 0 for b, o in observed.items()}
+    optimizer = torch.optim.AdamW(estimate.network.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    best, kept = torch.inf, copy.deepcopy(estimate.network.state_dict())
+    for _ in range(STEPS):
+        losses = [_losses(estimate, b, inputs[b], o, choosing[b]) for b, o in observed.items()]
+        fitted, chosen = (torch.stack(part).mean() for part in zip(*losses, strict=True))
+        if float(chosen) < best:
+            best, kept = float(chosen), copy.deepcopy(estimate.network.state_dict())
+        optimizer.zero_grad()
+        fitted.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    estimate.network.load_state_dict(kept)
+
+
+def _losses(
+    estimate: ErrorEstimate, branch: int, inputs: Tensor, observed: Observed, choosing: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Of the structures to fit to, and of those to choose by (S,)."""
+    energy, forces = estimate.inside(inputs).double().chunk(2, dim=1)
+    shares = torch.zeros_like(observed.energy).index_add(0, observed.structure, energy[:, branch])
+    parts = ((shares, observed.energy, choosing), (forces[:, branch], observed.forces, choosing[observed.structure]))
+    fitted = sum((_surprise(size, error, ~chosen) for size, error, chosen in parts), shares.new_zeros(()))
+    with torch.no_grad():
+        chosen = sum((_surprise(size, error, chosen) for size, error, chosen in parts), shares.new_zeros(()))
+    return fitted, chosen
+
+
+def _surprise(expected: Tensor, errors: Tensor, rows: Tensor) -> Tensor:
+    """Mean of the negative logarithm of the likelihood over the labelled ones of some rows; 0 if there are none."""
+    rows = rows & errors.isfinite()  # before anything is computed: a NaN would spoil the gradients of all
+    if not rows.any():
+        return expected.new_zeros(())
+    return (expected[rows].log() + errors[rows] / expected[rows]).mean()

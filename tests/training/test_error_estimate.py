@@ -1,0 +1,155 @@
+"""The estimate of errors: it finds errors that were put there, knows what is unfamiliar, and stays with the model."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, molecule
+
+from gfmpot import GFMCalculator
+from gfmpot.graph import AtomGraph, graph_from_atoms
+from gfmpot.models import BranchInfo, HeadConfig, Potential, PotentialConfig, load, save
+from gfmpot.models.backbones.painn import PaiNNConfig
+from gfmpot.models.potential import rebuilt
+from gfmpot.ranks.launch import Launch
+from gfmpot.training.calibration import Estimated, estimated_errors
+from gfmpot.training.error_estimate import with_error_estimate
+
+CUTOFF = 4.0
+NOISE = {"Cu": 0.01, "Al": 0.10}
+"""eV per atom and eV/Å, of the labels below."""
+
+
+def untrained() -> Potential:
+    config = PotentialConfig(
+        backbone=PaiNNConfig(cutoff=CUTOFF, hidden=16, layers=2, radial_basis=4),
+        head=HeadConfig(shared_layers=0, branch_layers=1, branch_width=8),
+    )
+    elements = dict.fromkeys(("Cu", "Al", "H", "C", "O"), -1.0)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return Potential(config, [BranchInfo("a-pbe", e0=elements), BranchInfo("b-gfn2", e0=elements)], elements).eval()
+
+
+def metals(n: int, seed: int) -> Iterator[Atoms]:
+    rng = np.random.default_rng(seed)
+    for i in range(n):
+        atoms = bulk(("Cu", "Al")[i % 2], cubic=True)
+        atoms.set_cell(atoms.cell * rng.uniform(0.97, 1.03), scale_atoms=True)
+        atoms.rattle(0.05, seed=int(rng.integers(10**6)))
+        yield atoms
+
+
+def labelled(model: Potential, n: int, seed: int) -> Iterator[AtomGraph]:
+    """What the model says of metals, with errors that depend on the element; every tenth without energy or forces."""
+    rng = np.random.default_rng(seed)
+    for i, atoms in enumerate(metals(n, seed)):
+        graph = graph_from_atoms(atoms, cutoff=CUTOFF).replace(branch=torch.tensor([0]))
+        exact = model.labelled(graph, create_graph=False)
+        assert exact.forces is not None
+        assert exact.stress is not None
+        size = NOISE[atoms.get_chemical_symbols()[0]]
+        energy = exact.energy.detach() + len(atoms) * torch.from_numpy(rng.laplace(0, size, 1))
+        forces = exact.forces + torch.from_numpy(rng.normal(0, size, (len(atoms), 3)))
+        energy, forces = energy * (torch.nan if i % 10 == 3 else 1), forces * (torch.nan if i % 10 == 7 else 1)
+        yield graph.replace(energy=energy, forces=forces, stress=exact.stress)
+
+
+@pytest.fixture(scope="module")
+def model() -> Potential:
+    plain = untrained()
+    return with_error_estimate(plain, labelled(plain, 40, 1), labelled(plain, 200, 2), Launch())
+
+
+def test_errors_are_found(model: Potential) -> None:
+    estimated = estimated_errors(model, labelled(model, 100, 3))
+    assert list(estimated) == [0]
+    summary = estimated[0].summary()
+    assert summary["spearman_energy"] > 0.5
+    assert summary["spearman_forces"] > 0.7
+    assert 0.55 < summary["within_energy"] < 0.85
+    assert 0.55 < summary["within_forces"] < 0.85
+    assert summary["ratio_forces"] == pytest.approx(1.0, abs=0.25)
+
+
+def test_answers_do_not_change(model: Potential) -> None:
+    graph = graph_from_atoms(next(metals(1, 9)), cutoff=CUTOFF)
+    before, after = untrained()(graph), model(graph)
+    assert before.novelty is None
+    torch.testing.assert_close(after.energy, before.energy, rtol=0, atol=0)
+    torch.testing.assert_close(after.forces, before.forces, rtol=0, atol=0)
+
+
+def test_estimates_are_extensive_and_blend(model: Potential) -> None:
+    atoms = next(metals(1, 9))
+    small, large = (model(graph_from_atoms(a, cutoff=CUTOFF)) for a in (atoms, atoms * (2, 1, 1)))
+    assert float(large.energy_std) == pytest.approx(2 * float(small.energy_std), rel=1e-4)
+    graph = graph_from_atoms(atoms, cutoff=CUTOFF)
+    heads = [float(model(graph, head=name).energy_std) for name in model.branch_names]
+    both = model(graph, weights=torch.tensor([0.25, 0.75], dtype=torch.float64))
+    assert float(both.energy_std) == pytest.approx(0.25 * heads[0] + 0.75 * heads[1], rel=1e-5)
+    assert model(graph, spread="forces").forces_std.shape == (4, 3)
+    assert model(graph, spread="none").energy_std is None
+
+
+def test_the_unfamiliar_is_told_once(model: Potential) -> None:
+    squeezed = bulk("Cu", cubic=True)
+    squeezed.set_cell(0.7 * squeezed.cell, scale_atoms=True)
+    calculator = GFMCalculator(model)
+    familiar = next(metals(1, 11))
+    familiar.calc = calculator
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        familiar.get_potential_energy()
+    usual = calculator.results["energy_std"]
+    assert calculator.results["novelty"].shape == (4,)
+    assert calculator.results["novelty"].max() < 1.5
+    for atoms in (squeezed, molecule("CH3OH")):
+        atoms.calc = calculator
+    with pytest.warns(UserWarning, match=r"the surroundings of atom \d \(Cu\) are far from all training data"):
+        squeezed.get_potential_energy()
+    assert calculator.results["novelty"].max() > 1.5
+    assert calculator.results["energy_std"] > 2 * usual
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        atoms.get_potential_energy()
+
+
+def test_it_stays_with_the_model(model: Potential, tmp_path: Path) -> None:
+    again = load(save(model, tmp_path / "model.safetensors"))
+    renamed = rebuilt(again, metadata={"name": "other"})
+    graph = graph_from_atoms(next(metals(1, 9)), cutoff=CUTOFF)
+    expected = model(graph, spread="forces")
+    for found in (again(graph, spread="forces"), renamed(graph, spread="forces")):
+        for name in ("energy_std", "forces_std", "novelty"):
+            torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=0)
+
+
+def test_paths_agree(model: Potential) -> None:
+    """Compiled code, kernels and PyTorch's operations."""
+    from gfmpot.inference import Predictor
+
+    graph = graph_from_atoms(next(metals(1, 9)) * (2, 2, 2), cutoff=CUTOFF)
+    ways: list[dict[str, bool]] = [{"kernels": False, "compile": False}, {"kernels": True, "compile": False}]
+    one, two = (Predictor(model, precision="fp64", **way)(graph)[0] for way in ways)  # type: ignore[arg-type]
+    assert one["energy_std"] == pytest.approx(two["energy_std"], rel=1e-10)
+    np.testing.assert_allclose(one["novelty"], two["novelty"], rtol=1e-10)
+
+
+def test_summary_of_normal_errors() -> None:
+    rng = np.random.default_rng(0)
+    std = rng.uniform(0.01, 0.1, 20_000)
+    three = rng.normal(0, 1, (20_000, 3)) * std[:, None]
+    errors = rng.normal(0, std)
+    errors[5] = np.nan
+    summary = Estimated(errors, std, np.linalg.norm(three, axis=1), np.sqrt(3) * std).summary()
+    assert summary["within_energy"] == pytest.approx(0.683, abs=0.01)
+    assert summary["ratio_energy"] == pytest.approx(1.0, abs=0.02)
+    assert summary["ratio_forces"] == pytest.approx(1.0, abs=0.02)
+    assert 0.3 < summary["spearman_energy"] < 0.6
