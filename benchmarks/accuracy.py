@@ -65,7 +65,6 @@ def main() -> None:
     given = parsed()
     torch.set_num_threads(given.threads)
     warnings.filterwarnings("ignore", message="logm result may be inaccurate")  # of ASE's cell filter, at 1e-13
-    warnings.filterwarnings("ignore", message="primitive_matrix defaulted")  # phonopy says so even when asked to
     parts = json.loads(given.json.read_text())["parts"] if given.json and given.json.exists() else {}
     with ExitStack() as stack:
         try:

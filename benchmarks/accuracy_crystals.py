@@ -15,7 +15,7 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from accuracy_models import Model, Part, attempt, number, progress
+from accuracy_models import Model, Part, attempt, number, progress, tell_failures
 from accuracy_pbe import Crystal, crystals
 from ase import Atoms, units
 from ase.eos import EquationOfState, birchmurnaghan
@@ -118,10 +118,7 @@ def show(part: Part) -> None:
     for one in part["summary"].values():
         last += [None, number(one["lattice MAPE (%)"]), None, number(one["modulus MAPE (%)"], ".0f")]
     table(heads, [*lines, last], "Crystals")
-    for label, found in part["rows"].items():
-        for name, row in found.items():
-            if "error" in row:
-                print(f"{label}: {name} failed: {row['error']}")
+    tell_failures(part["rows"])
 
 
 def draw(part: Part, folder: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +73,17 @@ def attempt(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         return work()
     except Exception as error:  # whatever a package raises
         return {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+
+
+def tell_failures(rows: Mapping[str, Mapping[str, dict[str, Any]]]) -> None:
+    """Why, and at which structures, by model."""
+    for label, found in rows.items():
+        reasons: dict[str, list[str]] = {}
+        for name, row in found.items():
+            if "error" in row:
+                reasons.setdefault(row["error"], []).append(name)
+        for reason, names in reasons.items():
+            print(f"{label} failed at {', '.join(names)}: {reason}")
 
 
 class Progress:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 from accuracy_bonds import bonded
-from accuracy_models import REFERENCES, Model, Part, attempt, number, progress
+from accuracy_models import REFERENCES, Model, Part, attempt, number, progress, tell_failures
 from ase import Atoms
 from ase.build import minimize_rotation_and_translation, molecule
 from ase.collections import s22
@@ -106,8 +106,9 @@ def show(part: Part) -> None:
     table(heads, lines, "Relaxed molecules")
     for label, found in part["rows"].items():
         for name, row in found.items():
-            if said := row.get("error") or _changed(row):
+            if "error" not in row and (said := _changed(row)):
                 print(f"{label}: {name}: {said}")
+    tell_failures(part["rows"])
 
 
 def _changed(row: dict[str, Any]) -> str:

@@ -8,13 +8,14 @@ mesh of 8 x 8 x 8 points, which has the centre of the zone.
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy_models import REFERENCES, Model, Part, attempt, number, progress
+from accuracy_models import REFERENCES, Model, Part, attempt, number, progress, tell_failures
 from accuracy_pbe import Crystal, crystals
 from ase import Atoms
 
@@ -62,7 +63,7 @@ def _phonons(model: Model, one: Crystal) -> dict[str, Any]:
         raise ValueError(f"its cell has not converged in {relaxed.steps} steps")
     found = _force_constants(model, relaxed.atoms)
     found.run_mesh(MESH, is_gamma_center=True)
-    frequencies = found.get_mesh_dict()["frequencies"]
+    frequencies = found.mesh.frequencies
     return {
         "lowest (THz)": float(frequencies.min()),
         "highest (THz)": float(frequencies.max()),
@@ -77,7 +78,9 @@ def _force_constants(model: Model, relaxed: Atoms) -> Any:
 
     cell = PhonopyAtoms(relaxed.symbols, cell=relaxed.cell.array, scaled_positions=relaxed.get_scaled_positions())
     repeats = np.maximum(1, np.round(LENGTH / relaxed.cell.lengths())).astype(int)
-    found = Phonopy(cell, np.diag(repeats), primitive_matrix="auto", symprec=1e-4, log_level=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="primitive_matrix defaulted")  # phonopy 4 says so even when asked to
+        found = Phonopy(cell, np.diag(repeats), primitive_matrix="auto", symprec=1e-4, log_level=0)
     found.generate_displacements(distance=DISPLACEMENT)
     found.forces = [_forces(model, each) for each in found.supercells_with_displacements]
     found.produce_force_constants()
@@ -98,7 +101,7 @@ def _bands(found: Any) -> dict[str, Any]:
     path = primitive.cell.bandpath(whole.split(",")[0], npoints=120)  # its pieces after the first repeat what was seen
     along, ticks, labels = path.get_linear_kpoint_axis()
     found.run_band_structure([path.kpts])
-    frequencies = found.get_band_structure_dict()["frequencies"][0]
+    frequencies = found.band_structure.frequencies[0]
     bands = {"along": (along / along[-1]).tolist(), "frequencies": frequencies.T.tolist()}
     return bands | {"ticks": (ticks / along[-1]).tolist(), "labels": [one.replace("G", "Γ") for one in labels]}
 
@@ -123,10 +126,7 @@ def show(part: Part) -> None:
     heads = ["crystal", "highest (THz)\nmeasured", *(f"{kind}\n{label}" for label, kind in columns)]
     counts = [f"{label} {one['stable']} of {one['crystals']}" for label, one in part["summary"].items()]
     table(heads, lines, f"Phonons; stable: {', '.join(counts)}")
-    for label, found in part["rows"].items():
-        for name, row in found.items():
-            if "error" in row:
-                print(f"{label}: {name} failed: {row['error']}")
+    tell_failures(part["rows"])
 
 
 def draw(part: Part, folder: Path) -> None:

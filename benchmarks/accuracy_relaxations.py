@@ -16,7 +16,7 @@ from statistics import fmean, median
 from typing import Any
 
 import numpy as np
-from accuracy_models import REFERENCES, Model, Part, Progress, attempt, number, progress
+from accuracy_models import REFERENCES, Model, Part, Progress, attempt, number, progress, tell_failures
 from accuracy_unseen import COUNT, SOURCES, Start, starts
 from ase import Atoms
 
@@ -107,10 +107,7 @@ def show(part: Part) -> None:
         cells = [one["structures"], one["failed"], f"{one['converged (%)']:.0f}%", number(one["steps"], ".0f")]
         lines.append([label, *cells, *volumes, number(one["energy change (meV/atom)"])])
     table([*heads, "energy change\n(meV/atom)"], lines, "Relaxations of unseen crystals (volume errors in %)")
-    for label, rows in part["rows"].items():
-        for row in rows:
-            if "error" in row:
-                print(f"{label}: {row['name']} failed: {row['error']}")
+    tell_failures({label: {row["name"]: row for row in rows} for label, rows in part["rows"].items()})
 
 
 def draw(part: Part, folder: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy_models import REFERENCES, Model, Part, attempt, number, progress
+from accuracy_models import REFERENCES, Model, Part, attempt, number, progress, tell_failures
 from accuracy_scan_inputs import ANGLES, DISTANCES, Scan, dimer, torsions
 from ase import Atoms
 
@@ -77,10 +77,7 @@ def show(part: Part) -> None:
             ]
         lines.append(line)
     table(heads, lines, "Rigid scans of molecules (meV)")
-    for label, found in part["rows"].items():
-        for name, row in found.items():
-            if "error" in row:
-                print(f"{label}: {name} failed: {row['error']}")
+    tell_failures(part["rows"])
 
 
 def _columns(label: str) -> tuple[str, ...]:
