@@ -22,7 +22,7 @@ PHASES = {"read": "read", "graph": "graphs", "wait": "wait", "evaluate": "model"
 LABELS = {
     "energy_per_atom": "energy (eV/atom)",
     "max_force": "largest force (eV/Å)",
-    "energy_std": "spread of the branches (eV)",
+    "energy_std": "estimated error of the energy (eV)",
 }
 
 

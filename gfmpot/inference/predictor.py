@@ -195,8 +195,8 @@ class Predictor:
         symbol = chemical_symbols[int(graph.atomic_numbers[int(atom)])]
         which = f"atom {index} ({symbol})" + (f" of structure {structure}" if graph.n_structures > 1 else "")
         warnings.warn(
-            f"the surroundings of {which} are far from all training data: novelty {float(novelty):.1f}, training ends at "
-            f"1; energy_std is {float(prediction.energy_std[structure]):.2g} eV. Said once; results have both always",
+            f"the surroundings of {which} are far from all training data: novelty {float(novelty):.1f}, where training "
+            f"ends at 1; energy_std is {float(prediction.energy_std[structure]):.2g} eV. Said once; results have both",
             UserWarning,
             stacklevel=5,
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import platform
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from gfmpot.graph import AtomGraph
 from gfmpot.models import BranchInfo, Potential
 from gfmpot.models.potential import rebuilt
 from gfmpot.ranks.launch import Launch
+from gfmpot.telemetry import read_records
 from gfmpot.training.alignment import fit_alignment
 from gfmpot.training.branch_weights import Watch, WeightConfig, WeightFit, train_branch_weights
-from gfmpot.training.calibration import Estimated, estimated_errors
+from gfmpot.training.calibration import Calibration, Estimated, estimated_errors
 from gfmpot.training.corpus import BranchCorpus, evenly, graphs_of
 from gfmpot.training.error_estimate import with_error_estimate
 from gfmpot.training.metrics import Metrics, blend_rows, blend_summary, error_rows, summary
@@ -167,11 +169,13 @@ def write_card(potential: Potential, path: Path) -> None:
         for b in potential.branches
     ]
     training = [f"- {key}: {value}" for key, value in meta["training"].items()]
+    errors = [_estimate_row(name, m) for name, m in metrics.get("uncertainty", {}).items()]
     text = CARD.format(
         name=meta["name"],
         description=meta["description"],
         branches="\n".join(branches),
         blend="\n".join(blend),
+        errors="\n".join(errors),
         data="\n".join(data),
         training="\n".join(training),
     )
@@ -197,6 +201,16 @@ Default output against the labels of each branch's test split, on the common sca
 
 {blend}
 
+## Estimated errors
+
+`energy_std` and `forces_std` beside the errors of each branch on its test split:
+
+| branch | energies: rank correlation | within one std | forces: rank correlation | within one std |
+|---|---|---|---|---|
+{errors}
+
+A normal distribution has 68 % of its values within one standard deviation.
+
 ## Data and licences
 
 {data}
@@ -215,6 +229,15 @@ def _card_row(branch: BranchInfo, m: Metrics) -> str:
     errors = " | ".join(_milli(m, key) for key in ("energy_mae", "forces_mae", "forces_median"))
     relative = f"{m['forces_relative']:.0%}" if "forces_relative" in m else MISSING
     return f"| {branch.name} | {branch.theory} | {len(branch.e0)} | {branch.n_structures} | {errors} | {relative} |"
+
+
+def _estimate_row(name: str, m: Calibration) -> str:
+    cells = [
+        f"{m[key]:{form}}" if key in m else MISSING
+        for quantity in ("energy", "forces")
+        for key, form in ((f"spearman_{quantity}", ".2f"), (f"within_{quantity}", ".0%"))
+    ]
+    return f"| {name} | {' | '.join(cells)} |"
 
 
 def _blend_line(name: str, m: Metrics) -> str:
@@ -236,8 +259,23 @@ def _training_summary(trainer: Trainer) -> dict[str, Any]:
         **kept,
         "hours": round(trainer.hours, 2),
         "ranks": trainer.launch.world,
+        "device": _device_name(trainer.device),
+        "joules": _joules(trainer.folder),
         "torch": torch.__version__,
     }
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device}, {platform.machine()}"
+
+
+def _joules(folder: Path) -> float | str:
+    """Of processors and GPUs together, as far as their counters could be read."""
+    path = folder / "log.jsonl"
+    records = read_records(path)[0] if path.exists() else []
+    values = (item for record in records if record.get("kind") == "telemetry" for item in record.items())
+    found = [value for name, value in values if name.endswith("energy_j")]
+    return round(sum(found)) if found else "no counters of energy could be read"
 
 
 def _data_summary(corpus: BranchCorpus) -> dict[str, Any]:

@@ -77,7 +77,7 @@ pretrain() { # SCRIPT [OPTIONS]
     : "${ENVIRONMENT:?set ENVIRONMENT to the folder that env.sh built}"
     : "${DATA:?set DATA to the folder of converted .bp datasets}"
     : "${RUN:?set RUN to the folder of checkpoints and logs}"
-    CONFIG="${CONFIG:-$GFMPOT_HPC/../pretrain_multibranch.yaml}"
+    CONFIG="${CONFIG:-$GFMPOT_HPC/../pretrain_lead.yaml}"
     PARALLEL="${PARALLEL:-ddp}"
     [[ "$PARALLEL" =~ ^(ddp|fsdp|task)$ ]] || fail "PARALLEL=$PARALLEL: expected ddp, fsdp or task"
     local script="$1" hours

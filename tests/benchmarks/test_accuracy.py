@@ -166,7 +166,8 @@ def test_unseen_crystals_are_calm_and_of_the_test_side(load: Any, emt: Any, tmp_
 
 
 def test_missing_data_is_said(load: Any, emt: Any, tmp_path: Path) -> None:
-    assert "--data" in load("accuracy_relaxations").run(emt, QUICK)["skipped"]
+    with pytest.raises(ValueError, match="--data"):
+        load("accuracy_relaxations").run(emt, QUICK)
     with pytest.raises(ValueError, match=r"no alexandria\.npz in"):
         load("accuracy_unseen").starts(tmp_path, 5)
     given = argparse.Namespace(model="default", heads=[], references=["chgnet"], envs=tmp_path, threads=1)
@@ -195,13 +196,16 @@ def test_calculator_of_another_environment(load: Any) -> None:
     assert calculator.process.returncode == 0
 
 
-def test_parts_that_are_not_run_again_are_kept(load: Any, emt: Any, tmp_path: Path, monkeypatch: Any) -> None:
+def test_parts_that_are_not_run_again_are_kept(
+    load: Any, emt: Any, tmp_path: Path, monkeypatch: Any, capsys: Any
+) -> None:
     accuracy, file = load("accuracy"), tmp_path / "out.json"
     file.write_text(json.dumps({"parts": {"crystals": {"kept": 1}}}))
     monkeypatch.setattr(accuracy, "open_models", lambda given, stack: emt)
-    arguments = ["--only", "relaxations", "--quick", "--threads", "1", "--json", str(file)]
+    arguments = ["--only", "relaxations", "scans", "--quick", "--threads", "1", "--json", str(file)]
     monkeypatch.setattr(sys, "argv", ["accuracy.py", *arguments])
     accuracy.main()
     parts = json.loads(file.read_text())["parts"]
     assert parts["crystals"] == {"kept": 1}
-    assert "skipped" in parts["relaxations"]
+    assert parts["scans"]["rows"]["EMT"]["ethane"]["height (meV)"] > 0
+    assert "accuracy_relaxations was skipped: it needs --data" in capsys.readouterr().err

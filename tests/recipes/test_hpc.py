@@ -253,7 +253,7 @@ def test_pretraining_on_frontier(site: Site) -> None:
     assert {"--gpus-per-task=1", "--gpu-bind=closest"} <= set(launch)
     assert launch[launch.index(f"{here}/python") + 1 :][:2] == ["-u", f"{here}/gfmpot"], "no shell in between"
     (arguments,) = gfmpot(calls)
-    config = HPC / ".." / "pretrain_multibranch.yaml"
+    config = HPC / ".." / "pretrain_lead.yaml"
     assert arguments[:3] == ["pretrain", "--config", str(config)]
     assert option(arguments, "--data") == f"{local}/data"
     assert option(arguments, "--folder") == str(site.folder / "run")

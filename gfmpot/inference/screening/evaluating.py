@@ -43,7 +43,7 @@ class Rows:
     natoms: Ints  # (S,)
     energy: Floats  # (S,) eV
     max_force: Floats  # (S,) eV/Å
-    energy_std: Floats  # (S,) eV; NaN where fewer than two branches know the elements
+    energy_std: Floats  # (S,) eV; NaN where there is no estimate and fewer than two branches know the elements
     weights: Floats  # (S, B)
     forces: Floats  # (N, 3) eV/Å, or (0, 3) if they are not wanted
     stress: Floats  # (S, 6) eV/Å³, or (0, 6); NaN without a volume
