@@ -30,13 +30,14 @@ PARTS = ("crystals", "phonons", "molecules", "scans", "md", "relaxations")
 """Each is a module ``accuracy_<part>`` with ``run``, ``show`` and ``draw``."""
 
 
-def one(part: ModuleType, models: list[Model], given: argparse.Namespace) -> dict[str, Any]:
-    """Run, print and draw; what was found, with the command and the time it took."""
+def one(part: ModuleType, models: list[Model], given: argparse.Namespace) -> dict[str, Any] | None:
+    """Run, print and draw; what was found, with the command and the time it took. None if something is missing."""
     begun = time.perf_counter()
-    found = part.run(models, given)
-    if "skipped" in found:
-        print(f"{part.__name__} skipped: {found['skipped']}")
-        return found
+    try:
+        found = part.run(models, given)
+    except ValueError as error:
+        print(f"{part.__name__} was skipped: {error}", file=sys.stderr)
+        return None
     part.show(found)
     if given.plots:
         given.plots.mkdir(parents=True, exist_ok=True)
@@ -69,11 +70,12 @@ def main() -> None:
     with ExitStack() as stack:
         try:
             models = open_models(given, stack)
-            for name in given.only:
-                parts[name] = one(importlib.import_module(f"accuracy_{name}"), models, given)
-                write(given.json, {"parts": parts})
         except ValueError as error:
             sys.exit(f"error: {error}")
+        for name in given.only:
+            if found := one(importlib.import_module(f"accuracy_{name}"), models, given):
+                parts[name] = found
+                write(given.json, {"parts": parts})
 
 
 if __name__ == "__main__":

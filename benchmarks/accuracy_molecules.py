@@ -124,12 +124,17 @@ def draw(part: Part, folder: Path) -> None:
     names = list(next(iter(part["rows"].values())))
     with style():
         figure, (axis,) = panels(1, 1, 1.5 + 0.24 * len(names))
-        for (label, found), colour in zip(rows.items(), CYCLE, strict=False):
-            axis.plot([], [], "o", color=colour, label=label)
+        for i, ((label, found), colour) in enumerate(zip(rows.items(), CYCLE, strict=False)):
+            how = {"color": colour, "ms": max(4.0, 8.0 - 2.0 * i)}  # one may hide another
+            axis.plot([], [], "o", label=label, **how)
             for kept, marker in ((True, "o"), (False, "x")):
-                some = [(i, found[name]) for i, name in enumerate(names) if found[name].get("rmsd (Å)") is not None]
-                points = [(row["rmsd (Å)"], i) for i, row in some if (not (row["broken"] or row["new"])) == kept]
-                axis.plot(*zip(*points, strict=True), marker, color=colour) if points else None
+                some = [
+                    (place, found[name]) for place, name in enumerate(names) if found[name].get("rmsd (Å)") is not None
+                ]
+                points = [
+                    (row["rmsd (Å)"], place) for place, row in some if (not (row["broken"] or row["new"])) == kept
+                ]
+                axis.plot(*zip(*points, strict=True), marker, **how) if points else None
         axis.set(yticks=range(len(names)), yticklabels=[name.replace("_", " ") for name in names], xlim=(0, None))
         axis.set(xlabel="RMSD to the structure relaxed with GFN2-xTB (Å); × bonds changed")
         axis.invert_yaxis()

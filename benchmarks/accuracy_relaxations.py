@@ -33,7 +33,7 @@ CHGNET, OWN = REFERENCES["chgnet"], "CHGNet's minimum"
 def run(models: Sequence[Model], given: argparse.Namespace) -> Part:
     """Every model from the same starts."""
     if given.data is None:
-        return {"skipped": "it needs --data FOLDER with alexandria.npz, mptrj_random.npz and chgnet_pbe_u.npz"}
+        raise ValueError("it needs --data FOLDER with alexandria.npz, mptrj_random.npz and chgnet_pbe_u.npz")
     begin = starts(given.data, 10 if given.quick else COUNT)
     rows = {model.label: list(_relaxations(model, begin)) for model in models if model.crystals}
     return {"rows": rows, "summary": {label: _summary(found, rows) for label, found in rows.items()}}

@@ -89,10 +89,9 @@ def draw(part: Part, folder: Path) -> None:
     with style():
         figure, axes = panels(len(part["scans"]), 4, 2.1)
         for axis, (name, about) in zip(axes, part["scans"].items(), strict=True):
-            for label, row, colour in _lines(part, name):
-                axis.plot(
-                    about["along"], row["energies (meV)"], color=colour, label=label, ls="--" if label == GFN2 else "-"
-                )
+            for i, (label, row, colour) in enumerate(_lines(part, name)):
+                how = {"color": colour, "label": label, "lw": max(1.2, 2.8 - 0.8 * i)}  # one may hide another
+                axis.plot(about["along"], row["energies (meV)"], ls="--" if label == GFN2 else "-", **how)
             axis.set(title=name, xlabel=f"{'O–O distance' if about['unit'] == 'Å' else 'dihedral'} ({about['unit']})")
             if about["unit"] == "Å":
                 axis.set(ylim=(-300, 300))
