@@ -1,0 +1,176 @@
+"""Which width, depth, cutoff, basis and readout give the smallest errors for the same training, and at what cost?
+
+python benchmarks/architectures.py --data STORES [--minutes 4] [--variants NAME ...] [--together 2] [--json FILE]
+    [--plot FILE]
+
+Every variant of the default model trains on the same two branches (crystals and molecules) for as many CPU minutes, on
+one thread, with the learning rate of a whole run; errors are those of held-out groups. The cost is a step of dynamics:
+energy, forces and stress of 64 atoms of MgO in float32 on one thread, all branches included, neighbours not. Stores are
+those of ``recipes/pretrain_default.py``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter, process_time
+from typing import Any
+
+import numpy as np
+import torch
+from ase.build import bulk
+from common import environment, write
+
+from gfmpot.config import from_mapping
+from gfmpot.graph import graph_from_atoms
+from gfmpot.inference import Predictor
+from gfmpot.models import Potential
+from gfmpot.training.config import TrainConfig
+from gfmpot.training.trainer import Trainer
+
+BASE = {"name": "painn", "cutoff": 5.0, "mean_neighbours": 40.0, "hidden": 128, "layers": 3, "radial_basis": 8}
+HEAD = {"readout": "atomwise", "shared_layers": 0, "branch_layers": 1, "branch_width": 64}
+VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "default": ({}, {}),
+    "hidden 64": ({"hidden": 64}, {}),
+    "hidden 96": ({"hidden": 96}, {}),
+    "hidden 192": ({"hidden": 192}, {}),
+    "2 layers": ({"layers": 2}, {}),
+    "4 layers": ({"layers": 4}, {}),
+    "cutoff 4": ({"cutoff": 4.0, "mean_neighbours": 20.0}, {}),
+    "cutoff 6": ({"cutoff": 6.0, "mean_neighbours": 65.0}, {}),
+    "basis 5": ({"radial_basis": 5}, {}),
+    "basis 12": ({"radial_basis": 12}, {}),
+    "head 2 × 64": ({}, {"branch_layers": 2}),
+    "graph readout": ({}, {"readout": "graph"}),
+}
+BRANCHES = {"crystals": ("chgnet_pbe_u.bp", 0.65), "molecules": ("molecules_gfn2.bp", 0.35)}
+PILOT = 60
+"""Steps that tell how many there will be."""
+
+
+def run(name: str, steps: int) -> TrainConfig:
+    """A variant's training run."""
+    backbone, head = VARIANTS[name]
+    branches = [{"files": [file], "name": branch, "share": share} for branch, (file, share) in BRANCHES.items()]
+    settings = {
+        "model": {"backbone": {**BASE, **backbone}, "head": {**HEAD, **head}},
+        "branches": branches,
+        "steps": steps,
+        "batch": {"structures": 64, "max_edges": 40_000},
+        "sampling": {"balance": "shares"},
+        "loss": {"energy": 4.0, "forces": 1.0, "stress": 20.0},
+        "optim": {"learning_rate": 2e-3, "warmup_steps": min(200, steps // 4), "ema": 0.99},
+        "gradients": "differences",
+        "reading": {"threads": 1, "kept_graphs": 250_000},
+        "validate_every": 10**6,
+        "checkpoint_minutes": 1e6,
+        "validation_structures": 400,
+        "seed": 1,
+    }
+    return from_mapping(TrainConfig, settings)
+
+
+def train(name: str, stores: Path, steps: int) -> tuple[Trainer, float]:
+    """After ``steps``; and the CPU seconds that they took."""
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = Trainer(run(name, steps), stores, Path(folder))
+        begun = process_time()
+        trainer.fit()
+        return trainer, process_time() - begun
+
+
+def milliseconds(potential: Potential, repeats: int = 30) -> float:
+    """Of a step of dynamics."""
+    graph = graph_from_atoms(bulk("MgO", "rocksalt", 4.21, cubic=True) * 2, cutoff=potential.cutoff)
+    predictor, times = Predictor(potential), []
+    for _ in range(repeats):
+        moved = graph.replace(positions=graph.positions.clone())
+        begun = perf_counter()
+        predictor(moved)
+        times.append(1e3 * (perf_counter() - begun))
+    return float(np.median(times))
+
+
+def measure(name: str, stores: Path, minutes: float) -> dict[str, Any]:
+    """One variant."""
+    torch.set_num_threads(1)
+    _, seconds = train(name, stores, PILOT)
+    steps = max(PILOT, int(60 * minutes / seconds * PILOT))
+    trainer, seconds = train(name, stores, steps)
+    return {
+        "variant": name,
+        "steps": steps,
+        "cpu_minutes": seconds / 60,
+        "backbone_parameters": sum(p.numel() for p in trainer.potential.backbone.parameters()),
+        "ms_per_step": milliseconds(trainer.potential),
+        **trainer.validate(),
+    }
+
+
+def all_of(names: list[str], given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Every variant in a process of its own, some at a time."""
+    rows: list[dict[str, Any]] = []
+    for first in range(0, len(names), given.together):
+        group = names[first : first + given.together]
+        command = [sys.executable, __file__, "--data", str(given.data), "--minutes", str(given.minutes), "--one"]
+        jobs = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in group]
+        for name, job in zip(group, jobs, strict=True):
+            out, _ = job.communicate()
+            if job.returncode:
+                raise SystemExit(f"{name} failed with exit code {job.returncode}")
+            rows.append(json.loads(out.splitlines()[-1]))
+            show(rows[-1])
+    return rows
+
+
+def show(row: dict[str, Any]) -> None:
+    errors = [
+        f"{branch} {100 * row[branch]['forces_relative']:5.1f} %, {1e3 * row[branch]['energy_mae']:6.1f} meV/atom"
+        for branch in BRANCHES
+    ]
+    cost = f"{row['backbone_parameters']:9,d} parameters, {row['ms_per_step']:5.2f} ms, {row['steps']:5d} steps"
+    print(f"{row['variant']:14} {cost}; {'; '.join(errors)}", flush=True)
+
+
+def draw(rows: list[dict[str, Any]], path: Path) -> None:
+    """Errors over cost, one panel per branch."""
+    import matplotlib.pyplot as plt
+
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    for panel, branch in zip(panels, BRANCHES, strict=True):
+        for row in rows:
+            at = (row["ms_per_step"], 100 * row[branch]["forces_relative"])
+            panel.plot(*at, "o", color="C3" if row["variant"] == "default" else "C0")
+            panel.annotate(row["variant"], at, xytext=(5, 3), textcoords="offset points", fontsize=8)
+        panel.set(xlabel="ms per step of 64 atoms", ylabel="force error (% of the mean force)", title=branch)
+        panel.margins(x=0.2)
+    figure.savefig(path, dpi=150)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--minutes", type=float, default=4.0)
+    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--together", type=int, default=2, help="processes at a time")
+    parser.add_argument("--one", choices=list(VARIANTS), help=argparse.SUPPRESS)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--plot", type=Path)
+    given = parser.parse_args()
+    if given.one:
+        print(json.dumps(measure(given.one, given.data, given.minutes)))
+        return
+    print(*(f"{key}: {value}" for key, value in environment().items()), sep="\n")
+    rows = all_of(given.variants, given)
+    write(given.json, {"minutes": given.minutes, "variants": rows})
+    if given.plot:
+        draw(rows, given.plot)
+
+
+if __name__ == "__main__":
+    main()
