@@ -253,7 +253,7 @@ def _milli(m: Metrics, key: str) -> str:
 
 def _training_summary(trainer: Trainer) -> dict[str, Any]:
     config = to_mapping(trainer.config)
-    names = ("steps", "epochs", "batch", "sampling", "precision", "seed", "loss", "optim", "split")
+    names = ("steps", "epochs", "batch", "sampling", "precision", "gradients", "seed", "loss", "optim", "split")
     kept = {key: config[key] for key in names if config[key] is not None}
     return {
         **kept,

@@ -1,0 +1,118 @@
+"""Recipes of pretraining: what they declare fits together, and a small one runs from files to a card."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+
+from gfmpot import GFMCalculator
+from gfmpot.config import from_yaml
+from gfmpot.models import PotentialConfig
+from gfmpot.models.presets import TABLE_II, preset
+from gfmpot.recipes import _pretraining, pretrain_default, pretrain_lead
+from gfmpot.recipes._pretraining import Store
+from gfmpot.training.config import TrainConfig
+
+RECIPES = Path(_pretraining.__file__).parent
+
+CONFIG = """
+model:
+  backbone: {name: painn, cutoff: 4.0, hidden: 16, layers: 2, radial_basis: 4}
+  head: {readout: atomwise, shared_layers: 0, branch_layers: 1, branch_width: 8}
+branches:
+  - {files: [metals.bp], share: 0.5}
+  - {files: [organics.bp], share: 0.5}
+steps: 20
+batch: {structures: 8}
+sampling: {balance: shares}
+gradients: differences
+reading: {threads: 1, kept_graphs: 50}
+optim: {warmup_steps: 5}
+branch_weights: {structures: 30, epochs: 5}
+"""
+
+
+@pytest.mark.parametrize("recipe", [pretrain_default, pretrain_lead])
+def test_stores_are_those_of_the_settings(recipe: object) -> None:
+    run = from_yaml(TrainConfig, Path(str(recipe.__file__)).with_suffix(".yaml"))  # type: ignore[attr-defined]
+    named = [file for branch in run.branches for file in branch.files]
+    assert named == [f"{store.name}.bp" for store in recipe.STORES]  # type: ignore[attr-defined]
+    PotentialConfig.from_mapping(run.model)
+
+
+def test_lead_is_the_papers() -> None:
+    run = from_yaml(TrainConfig, RECIPES / "pretrain_lead.yaml")
+    model, lead = PotentialConfig.from_mapping(run.model), preset("lead")
+    assert (model.backbone, model.head, model.max_neighbours) == (lead.backbone, lead.head, lead.max_neighbours)
+    assert len(run.branches) == len(TABLE_II)
+    assert (run.batch.structures, run.loss.weights, run.precision, run.epochs) == (25, (1.0, 94.8, 0.0), "fp64", 100)
+
+
+def packed(path: Path, names: list[str], n: int) -> None:
+    """``n`` rattled structures labelled by EMT, in the layout of docs/data.md."""
+    rows = []
+    for seed in range(n):
+        name = names[seed % len(names)]
+        atoms = bulk(name, cubic=True) if name in ("Cu", "Al") else molecule(name)
+        atoms.rattle(0.1, seed=seed)
+        atoms.calc = EMT()
+        rows.append(atoms)
+    np.savez(
+        path,
+        natoms=[len(atoms) for atoms in rows],
+        numbers=np.concatenate([atoms.numbers for atoms in rows]),
+        positions=np.concatenate([atoms.positions for atoms in rows]),
+        energy=[atoms.get_potential_energy() for atoms in rows],
+        forces=np.concatenate([atoms.get_forces() for atoms in rows]),
+        cell=np.stack([atoms.cell.array for atoms in rows]),
+        pbc=np.stack([atoms.pbc for atoms in rows]),
+    )
+
+
+@pytest.fixture
+def stores(tmp_path: Path) -> tuple[Store, ...]:
+    packed(tmp_path / "metals.npz", ["Cu", "Al"], 120)
+    packed(tmp_path / "organics.npz", ["CH4", "C2H6", "CH3OH"], 120)
+    (tmp_path / "tiny.yaml").write_text(CONFIG)
+    return tuple(
+        Store(name, (f"{name}.npz",), about={"branch": f"{name}-emt", "theory": "EMT"}, split=(0.1, 0.1))
+        for name in ("metals", "organics")
+    )
+
+
+def run(tmp_path: Path, stores: tuple[Store, ...], monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
+    arguments = ["--data", str(tmp_path), "--folder", str(tmp_path / "run"), "--device", "cpu", *options]
+    monkeypatch.setattr(sys, "argv", ["tiny.py", *arguments])
+    _pretraining.run(str(tmp_path / "tiny.py"), "tiny", stores, "A small model.", "What it does.")
+
+
+def test_from_files_to_a_card(
+    tmp_path: Path, stores: tuple[Store, ...], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 1)  # no workers for so little
+    run(tmp_path, stores, monkeypatch)
+    card = (tmp_path / "run" / "tiny.md").read_text()
+    for text in ("A small model.", "| metals-emt | EMT | 2 |", "## Estimated errors", "- gradients: differences"):
+        assert text in card
+    atoms = bulk("Cu", cubic=True)
+    atoms.calc = GFMCalculator(tmp_path / "run" / "tiny.safetensors")
+    atoms.get_potential_energy()
+    assert atoms.calc.results["energy_std"] > 0
+    with caplog.at_level(logging.INFO):
+        run(tmp_path, stores, monkeypatch)  # the same command: nothing is converted or trained again
+    assert "the run is complete" in caplog.text
+    assert "converting" not in caplog.text
+
+
+def test_missing_data(tmp_path: Path, stores: tuple[Store, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "metals.npz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"metals: no .*metals\.npz"):
+        run(tmp_path, stores, monkeypatch)
+    with pytest.raises(FileNotFoundError, match=r"no .*qm7x; QM7-X is at https://zenodo\.org"):
+        run(tmp_path, pretrain_lead.STORES, monkeypatch)
