@@ -20,15 +20,17 @@ FOLDER = Path(__file__).parent
 def structures() -> dict[str, Atoms]:
     cation = molecule("H2O")
     cation.info.update(charge=1, spin=2)
-    return {"water": molecule("H2O"), "cation": cation, "copper": bulk("Cu", cubic=True)}
+    squeezed = molecule("H2O")
+    squeezed.positions *= 0.7
+    return {"water": molecule("H2O"), "cation": cation, "copper": bulk("Cu", cubic=True), "squeezed": squeezed}
 
 
 @pytest.mark.parametrize("version", range(1, VERSION + 1))
 def test_answers_are_kept(version: int) -> None:
     model = load(FOLDER / f"v{version}.safetensors").double()
     expected = json.loads((FOLDER / f"v{version}.json").read_text())
-    for name, atoms in structures().items():
-        found = model(graph_from_atoms(atoms, cutoff=model.cutoff))
+    for name in expected:
+        found = model(graph_from_atoms(structures()[name], cutoff=model.cutoff))
         assert found.energy.item() == pytest.approx(expected[name]["energy"], rel=1e-12)
         torch.testing.assert_close(
             found.forces, torch.tensor(expected[name]["forces"], dtype=torch.float64), rtol=0, atol=1e-11
@@ -36,3 +38,6 @@ def test_answers_are_kept(version: int) -> None:
         assert found.branch_weights[0].tolist() == pytest.approx(expected[name]["branch_weights"], rel=1e-12)
         energies = [float("nan") if e is None else e for e in expected[name]["branch_energies"]]
         assert found.branch_energies[0].tolist() == pytest.approx(energies, rel=1e-12, nan_ok=True)
+        if version >= 2:
+            assert found.energy_std.item() == pytest.approx(expected[name]["energy_std"], rel=1e-10)
+            assert found.novelty.tolist() == pytest.approx(expected[name]["novelty"], rel=1e-10)
