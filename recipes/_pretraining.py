@@ -8,19 +8,19 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-import torch.distributed as dist
 
 from gfmpot.config import from_yaml
 from gfmpot.data.conversion import Settings, convert, describe
 from gfmpot.data.formats.manifest import SplitSettings
 from gfmpot.data.source import build_source
 from gfmpot.models import save
-from gfmpot.ranks.launch import Launch, session
+from gfmpot.ranks.launch import Launch, place, session
 from gfmpot.ranks.signals import Deadline, EndOfJob
 from gfmpot.training.config import TrainConfig
 from gfmpot.training.finish import finish, write_card
@@ -93,20 +93,37 @@ def run(recipe: str, name: str, stores: Sequence[Store], description: str, docum
     parser.add_argument("--device", help="cpu or cuda; by default the best there is")
     given = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%X")
-    with session(given.device) as (launch, device):
-        folder = given.folder / "stores"
-        if launch.is_main:
-            folder.mkdir(parents=True, exist_ok=True)
-            for store in stores:
-                store.make(given.data, folder)
-        if dist.is_initialized():
-            dist.barrier()
-        _train(given, folder, description, launch, device)
-
-
-def _train(given: argparse.Namespace, stores: Path, description: str, launch: Launch, device: torch.device) -> None:
-    """Train, align, weigh, measure, save; or stop in time, to go on later."""
     config = from_yaml(TrainConfig, given.config)
+    folder = given.folder / "stores"
+    _make_stores(config, stores, given.data, folder)
+    with session(given.device) as (launch, device):
+        _train(config, given, folder, description, launch, device)
+
+
+def _make_stores(config: TrainConfig, stores: Sequence[Store], data: Path, folder: Path) -> None:
+    """Those that the settings name and a recipe knows; other ranks wait for the first, however long it takes.
+
+    That is before ranks meet, who would not wait for hours for each other.
+    """
+    named = {file for branch in config.branches for file in branch.files}
+    wanted = [store for store in stores if f"{store.name}.bp" in named]
+    if place().is_main:
+        folder.mkdir(parents=True, exist_ok=True)
+        for store in wanted:
+            store.make(data, folder)
+    while not all((folder / f"{store.name}.bp").exists() for store in wanted):
+        time.sleep(1.0)
+
+
+def _train(
+    config: TrainConfig,
+    given: argparse.Namespace,
+    stores: Path,
+    description: str,
+    launch: Launch,
+    device: torch.device,
+) -> None:
+    """Train, align, weigh, measure, save; or stop in time, to go on later."""
     with Trainer(config, stores, given.folder, launch, device) as trainer, EndOfJob() as end:
         if not trainer.fit(deadline=Deadline(given.max_hours), end=end):
             return

@@ -1,4 +1,4 @@
-"""Kernels for inference on CPUs, in C++: what the fast path is made of where they were compiled at installation.
+"""Kernels for CPUs, in C++: what the fast path is made of where they were compiled at installation.
 
 Functions take and fill contiguous tensors of one dtype (float32 or float64); arguments and shapes are documented in the
 sources beside this file. One library per instruction set is built; PyTorch says which ones this processor can run.

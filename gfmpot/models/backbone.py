@@ -85,7 +85,7 @@ class Backbone(nn.Module, ABC):
         return None
 
     def training_kernels(self) -> TrainingKernels | None:
-        """The same features by compiled kernels, for a training step: weights are taken as they are now."""
+        """The same features by compiled kernels, with weights as they are now; None without any."""
         return None
 
 

@@ -32,12 +32,14 @@ class ErrorEstimate(nn.Module):
     mean: Tensor
     whitening: Tensor
     reach: Tensor
+    known: Tensor
 
     def __init__(self, features: int, branches: int, hidden: int) -> None:
         super().__init__()
         self.register_buffer("mean", torch.zeros(features))
         self.register_buffer("whitening", torch.eye(features))
         self.register_buffer("reach", torch.ones(()))
+        self.register_buffer("known", torch.zeros(2, branches))  # 1 where energies, and forces, of a branch were seen
         self.network = nn.Sequential(nn.Linear(features, hidden), nn.SiLU(), nn.Linear(hidden, 2 * branches))
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -45,12 +47,13 @@ class ErrorEstimate(nn.Module):
 
         Returns:
             (N, B) share of each atom in the mean absolute error of the energy, eV; (N, B) mean norm of the error of its
-            force, eV/Å; (N,) its distance from the training data, 1 at their edge.
+            force, eV/Å; (N,) its distance from the training data, 1 at their edge. NaN of branches whose errors nobody
+            has seen.
         """
         whitened = self.whitened(features)
         distance = torch.linalg.vector_norm(whitened, dim=1) / (math.sqrt(features.shape[1]) * self.reach)
         grown = self.inside(whitened) * distance.clamp(min=1.0).square().unsqueeze(1)
-        energy, forces = grown.double().chunk(2, dim=1)
+        energy, forces = grown.masked_fill(self.known.flatten() == 0, torch.nan).double().chunk(2, dim=1)
         return energy, forces, distance.double()
 
     def whitened(self, features: Tensor) -> Tensor:

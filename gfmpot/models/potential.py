@@ -157,7 +157,8 @@ class Potential(nn.Module):
             head: name of the branch that answers.
             weights: (B,) or (G, B), not negative; unsupported branches are left out and the rest renormalised.
             derivatives: compute forces and stress.
-            spread: which uncertainty to compute; ``"forces"`` costs one more backward pass per branch.
+            spread: which uncertainty to compute; ``"forces"`` costs one more backward pass per branch where errors are
+                not estimated.
             allow_unsupported: answer for elements that no branch has learnt, too.
             skip: leave out branches of less weight than this in a structure, and renormalise the others. With δ the sum
                 of weights left out, the energy changes by at most δ times the largest distance of a branch left out
@@ -167,7 +168,7 @@ class Potential(nn.Module):
             evaluate: what stands in for the backbone, e.g. its kernels.
             joint: what stands in for backbone, heads and gradient: from initial features, edge vectors, graph and
                 weights to features (N, F), the outputs of all branches (as :meth:`contributions`) and the gradient
-                (E, 3). Not for the spread of forces, nor with ``skip``.
+                (E, 3). Not with ``skip``, nor for ``forces_std`` where errors are not estimated.
 
         Raises:
             UnsupportedElementsError: no branch (or not the chosen one) supports every element of a structure.
@@ -202,8 +203,10 @@ class Potential(nn.Module):
             stress = stress_from_edge_gradients(gradient, vectors.detach(), graph)
         aligned, blended = aligned.detach(), blended.detach()
         own = aligned - answering.shifts + answering.totals + between.unsqueeze(1)
-        energy_std, novelty = None if spread == "none" else answering.spread(aligned, blended), None
-        if self.errors is not None and spread != "none":
+        energy_std = novelty = None
+        if spread != "none" and self.errors is None:
+            energy_std = answering.spread(aligned, blended)
+        elif spread != "none":
             energy_std, estimated, novelty = self._estimated(features, answering.weights, graph)
             forces_std = estimated if derivatives and spread == "forces" else None
         return Prediction(
@@ -276,7 +279,9 @@ class Potential(nn.Module):
             return self.heads.select(sum_per_structure(features, graph), graph.branch)
         return self.heads.select(features, graph.branch[graph.structure_of_atom])
 
-    def every_branch(self, graph: AtomGraph, *, derivatives: bool = True) -> tuple[Tensor, Tensor | None]:
+    def every_branch(
+        self, graph: AtomGraph, *, derivatives: bool = True, evaluate: Evaluator | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """What each branch and the repulsion add to the reference energies on the common scale.
 
         Branches that do not support the elements are there, too.
@@ -286,7 +291,7 @@ class Potential(nn.Module):
         """
         vectors = edge_vectors(graph).requires_grad_(derivatives)
         with torch.set_grad_enabled(derivatives):
-            features = self.features(self.embedding(graph), vectors, graph)
+            features = (evaluate or self.features)(self.embedding(graph), vectors, graph)
             aligned = self._per_structure(self.contributions(features, graph), graph) + self.references.shifts(graph)
         repelling, apart = self.repelling(vectors, graph)
         energies = aligned.detach() + sum_per_structure(repelling, graph).unsqueeze(1)
@@ -401,8 +406,9 @@ class Potential(nn.Module):
         assert self.errors is not None
         energy, forces, distance = self.errors(features)
         share = weights[graph.structure_of_atom]
-        of_structure = sum_per_structure((share * energy).sum(dim=1), graph)
-        of_atom = (share * forces).sum(dim=1)
+        answering = share > 0  # the others may not know their errors
+        of_structure = sum_per_structure((share * energy).masked_fill(~answering, 0.0).sum(dim=1), graph)
+        of_atom = (share * forces).masked_fill(~answering, 0.0).sum(dim=1)
         components = (math.sqrt(math.pi / 8) * of_atom).unsqueeze(1).expand(-1, 3)
         return math.sqrt(math.pi / 2) * of_structure, components, distance
 

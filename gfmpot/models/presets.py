@@ -34,6 +34,7 @@ _PRESETS = {
         backbone=PaiNNConfig(cutoff=5.0, mean_neighbours=20.0, hidden=337, layers=2, radial_basis=4),
         head=HeadConfig(shared_layers=2, shared_width=50, branch_layers=2, branch_width=776, readout="graph"),
         max_neighbours=20,
+        repulsion="none",
     ),
     "small": PotentialConfig(
         backbone=PaiNNConfig(cutoff=5.0, mean_neighbours=30.0, hidden=64, layers=3, radial_basis=8),

@@ -5,8 +5,9 @@ Ziegler, Biersack and Littmark, *The Stopping and Range of Ions in Matter* (1985
 
     :math:`V = k Z_i Z_j / r \cdot \sum_n c_n e^{-d_n r / a} \cdot u(r / r_c)`
 
-The envelope u ends it at :math:`r_c`, 0.9 times the sum of the covalent radii, with two continuous derivatives: bonds
-are left to the network. Networks learn what labels have beyond it.
+The envelope u ends it at :math:`r_c`, 0.9 times the sum of the covalent radii, with two continuous derivatives: at most
+bonds it is zero. Of the shortest ones, multiple bonds, some is left (1.2 eV of N2), which networks learn to cancel:
+they learn what labels have beyond it.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from gfmpot.graph import AtomGraph, BatchBudget
 from gfmpot.models import Potential
+from gfmpot.models.backbone import Evaluator
 from gfmpot.ranks.launch import sum_over_ranks
 from gfmpot.training.corpus import primary_branch
 
@@ -30,8 +31,9 @@ def fit_alignment(potential: Potential, graphs: Iterable[AtomGraph], ridge: floa
     """
     columns = _columns(potential)
     equations = np.zeros((len(columns), len(columns) + 1))
+    kernels = potential.backbone.kernels(potential.dtype)
     for batch in BatchBudget(max_edges=50_000).pack(graphs):
-        rows, targets = _equations(*_learnt_per_atom(potential, AtomGraph.batch(batch)), columns)
+        rows, targets = _equations(*_learnt_per_atom(potential, AtomGraph.batch(batch), kernels), columns)
         equations += rows.T @ np.column_stack([rows, targets])
     summed = sum_over_ranks(torch.from_numpy(equations).to(potential.device)).cpu().numpy()
     shifts = -np.linalg.solve(summed[:, :-1] + ridge * np.eye(len(columns)), summed[:, -1])
@@ -41,10 +43,15 @@ def fit_alignment(potential: Potential, graphs: Iterable[AtomGraph], ridge: floa
     return fitted
 
 
-def _learnt_per_atom(potential: Potential, graph: AtomGraph) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """(S, B) ε per atom in eV, 0 where unsupported, (S, 118) fractions, (S, B) support."""
+def _learnt_per_atom(
+    potential: Potential, graph: AtomGraph, kernels: Evaluator | None
+) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """(S, B) ε per atom in eV, 0 where unsupported, (S, 118) fractions, (S, B) support.
+
+    ε is with the repulsion of nuclei, which is the same for all branches.
+    """
     graph = graph.to(potential.device)
-    aligned, _ = potential.every_branch(graph, derivatives=False)
+    aligned, _ = potential.every_branch(graph, derivatives=False, evaluate=kernels)
     counts = graph.composition
     atoms = counts.sum(dim=1, keepdim=True)
     supporting = potential.references.supporting(graph)

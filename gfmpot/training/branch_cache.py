@@ -12,6 +12,7 @@ from torch import Tensor
 from gfmpot.graph import AtomGraph, BatchBudget
 from gfmpot.graph.atom_graph import MAX_ATOMIC_NUMBER
 from gfmpot.models import Potential
+from gfmpot.models.backbone import Evaluator
 from gfmpot.models.references import UnsupportedElementsError
 
 
@@ -40,7 +41,9 @@ class BranchCache:
             UnsupportedElementsError: a structure whose own branch lacks an element.
         """
         batches = (AtomGraph.batch(batch) for batch in BatchBudget(max_edges=50_000).pack(graphs))
-        parts = [_nothing(potential), *(_evaluate(potential, batch.to(potential.device)) for batch in batches)]
+        kernels = potential.backbone.kernels(potential.dtype)
+        evaluated = (_evaluate(potential, batch.to(potential.device), kernels) for batch in batches)
+        parts = [_nothing(potential), *evaluated]
         joined = {f.name: torch.cat([getattr(part, f.name) for part in parts]) for f in dataclasses.fields(cls)}
         sizes = torch.tensor([len(part.branch) for part in parts])
         offsets = (sizes.cumsum(0) - sizes).tolist()
@@ -70,7 +73,7 @@ def _nothing(potential: Potential) -> BranchCache:
     )
 
 
-def _evaluate(potential: Potential, graph: AtomGraph) -> BranchCache:
+def _evaluate(potential: Potential, graph: AtomGraph, kernels: Evaluator | None) -> BranchCache:
     assert graph.branch is not None
     assert graph.energy is not None
     assert graph.forces is not None
@@ -78,7 +81,7 @@ def _evaluate(potential: Potential, graph: AtomGraph) -> BranchCache:
     supporting = references.supporting(graph)
     if not supporting.gather(1, own).all():
         raise UnsupportedElementsError("a structure has elements that its own branch lacks; leave it out")
-    aligned, forces = potential.every_branch(graph)
+    aligned, forces = potential.every_branch(graph, evaluate=kernels)
     assert forces is not None
     counts = graph.composition
     atoms = counts.sum(dim=1, keepdim=True)

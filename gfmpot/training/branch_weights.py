@@ -42,6 +42,10 @@ class WeightConfig:
     structures: int = 1500
     """Per branch and split, for alignment and weights, and for the errors of the finished model."""
 
+    silent: tuple[str, ...] = ()
+    """Branches whose structures do not teach: of a composition that two theories label, the weights, which know the
+    composition alone, would become a mixture of both. Their answers are blended like others, if they serve."""
+
     epochs: int = 300
     learning_rate: float = 3e-3
     weight_decay: float = 1e-3

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import torch
@@ -34,17 +35,19 @@ class Estimated:
 
     def summary(self) -> Calibration:
         """``spearman_*`` rank correlations with the absolute error; ``within_*`` share of errors within one standard
-        deviation (0.68 if they are normal); ``ratio_*`` root mean square of errors in standard deviations (1)."""
+        deviation (of normal ones 0.68 of energies, and 0.61 of forces, which are vectors); ``ratio_*`` root mean square
+        of errors in standard deviations (1). What is undefined is left out."""
         found: Calibration = {}
         for name, errors, std in (("energy", self.energy, self.energy_std), ("forces", self.forces, self.forces_std)):
             labelled = np.isfinite(errors) & np.isfinite(std)
             size, sigma = np.abs(errors[labelled]), std[labelled]
             if len(size) < 3:
                 continue
-            found[f"spearman_{name}"] = float(spearmanr(sigma, size)[0])
+            varied = np.ptp(size) > 0 and np.ptp(sigma) > 0
+            found[f"spearman_{name}"] = float(spearmanr(sigma, size)[0]) if varied else np.nan
             found[f"within_{name}"] = float((size < sigma).mean())
             found[f"ratio_{name}"] = float(np.sqrt(np.mean((size / sigma) ** 2)))
-        return found
+        return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
 def estimated_errors(potential: Potential, graphs: Iterable[AtomGraph]) -> dict[int, Estimated]:
@@ -72,11 +75,13 @@ def estimated_errors(potential: Potential, graphs: Iterable[AtomGraph]) -> dict[
 
 
 def _by_branch(graphs: Iterable[AtomGraph]) -> Iterable[AtomGraph]:
-    """Batches of one branch each."""
-    waiting: dict[int, list[AtomGraph]] = {}
-    for graph in graphs:
-        assert graph.branch is not None
-        waiting.setdefault(int(graph.branch[0]), []).append(graph)
-    for own in waiting.values():
+    """Batches of one branch each, of structures that come ordered by branch."""
+    for _, own in groupby(graphs, key=branch_of):
         for batch in BatchBudget(max_edges=50_000).pack(own):
             yield AtomGraph.batch(batch)
+
+
+def branch_of(graph: AtomGraph) -> int:
+    """The branch that labelled a single structure."""
+    assert graph.branch is not None
+    return int(graph.branch[0])

@@ -31,10 +31,14 @@ class ReadConfig:
     """Per rank, that build graphs ahead of the loop."""
 
     kept_graphs: int = 0
-    """Per rank: graphs of structures that stay in memory, so that neighbours of small datasets are found once; about
-    10 kB each, more for many atoms."""
+    """Per rank: graphs of structures that stay in memory, so that neighbours of small datasets are found once; 5 kB to
+    1 MB each, as they have edges."""
 
     stage: StageConfig = field(default_factory=StageConfig)
+
+    def __post_init__(self) -> None:
+        if self.kept_graphs < 0:
+            raise ValueError(f"reading: kept_graphs must not be negative, got {self.kept_graphs}; 0 keeps none")
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,10 @@ class TrainConfig:
     """``backbone: {name: ..., ...}`` and ``head: {...}``, as :class:`gfmpot.models.PotentialConfig`."""
 
     branches: tuple[BranchData, ...]
+    begin_with: str | None = None
+    """Name or path of a model of the same architecture whose weights training goes on from; its branches are known by
+    their names, and others begin anew."""
+
     steps: int | None = None
     epochs: float | None = None
     """Length of the run: either of the two. An epoch is what ``sampling`` draws from all branches."""
@@ -108,6 +116,8 @@ class TrainConfig:
             raise ValueError(
                 f"gradients: differences need parallel: ddp and fp32 or fp64, got {self.parallel} and {self.precision}"
             )
+        if "error_hidden" in self.model:
+            raise ValueError("model: error_hidden comes with the estimate of errors, after training; leave it out")
         names = [branch.name for branch in self.branches if branch.name]
         if len(set(names)) != len(names):
             raise ValueError(f"branches must have different names, got {', '.join(names)}")

@@ -44,7 +44,8 @@ class _Sums(torch.autograd.Function):
         kernels = potential.backbone.training_kernels()
         with torch.enable_grad():
             prediction = potential.labelled(graph, create_graph=False, evaluate=kernels.by_vectors if kernels else None)
-        sums = loss_sums(_detached(prediction), graph, loss, len(potential.branches))
+        prediction = Prediction(prediction.energy.detach(), forces=prediction.forces, stress=prediction.stress)
+        sums = loss_sums(prediction, graph, loss, len(potential.branches))
         ctx.given = (potential, graph, loss, prediction, kernels.by_weights if kernels else None)
         ctx.save_for_backward(*weights)
         ctx.mark_non_differentiable(sums.counts, sums.errors, sums.labelled)
@@ -65,10 +66,6 @@ class _Sums(torch.autograd.Function):
         return None, None, None, *(torch.zeros_like(w) if g is None else g for g, w in zip(found, weights, strict=True))
 
 
-def _detached(prediction: Prediction) -> Prediction:
-    return Prediction(prediction.energy.detach(), forces=prediction.forces, stress=prediction.stress)
-
-
 def _by_prediction(
     prediction: Prediction, graph: AtomGraph, loss: LossConfig, gradient: Tensor, branches: int
 ) -> tuple[Tensor, Tensor, Tensor]:
@@ -78,7 +75,7 @@ def _by_prediction(
         energy, forces, stress = leaves
         values = loss_sums(Prediction(energy, forces=forces, stress=stress), graph, loss, branches).values
         by = torch.autograd.grad(values, leaves, gradient)
-    return by[0], by[1], by[2].nan_to_num()
+    return by[0], by[1], by[2]
 
 
 def _edge_directions(to_forces: Tensor, to_stress: Tensor, vectors: Tensor, graph: AtomGraph) -> Tensor:

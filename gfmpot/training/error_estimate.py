@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -14,8 +15,8 @@ from gfmpot.graph import AtomGraph, BatchBudget, edge_vectors
 from gfmpot.models import Potential
 from gfmpot.models.error_estimate import ErrorEstimate
 from gfmpot.models.potential import rebuilt
-from gfmpot.ranks.launch import Launch
-from gfmpot.training.validation import over_ranks
+
+log = logging.getLogger(__name__)
 
 HIDDEN = 32
 STEPS, LEARNING_RATE, WEIGHT_DECAY = 400, 3e-3, 1e-2
@@ -28,6 +29,12 @@ EDGE = 0.9999
 CHOOSING = 5
 """Every fifth structure chooses among steps; the others are fitted to."""
 
+FEWEST = 2 * CHOOSING
+"""Labelled structures without which the errors of a branch stay unknown."""
+
+MOST = 10_000
+"""Structures of all branches together that are looked at."""
+
 
 @dataclass(frozen=True)
 class Observed:
@@ -38,6 +45,11 @@ class Observed:
     energy: Tensor  # (S,) absolute error, eV
     forces: Tensor  # (N,) norm of the error, eV/Å
 
+    @property
+    def labelled(self) -> tuple[int, int]:
+        """Structures with an energy, and those with forces."""
+        return int(self.energy.isfinite().sum()), len(torch.unique(self.structure[self.forces.isfinite()]))
+
     @classmethod
     def join(cls, parts: Sequence[Observed]) -> Observed:
         """Several as one."""
@@ -47,41 +59,47 @@ class Observed:
         return cls(structure=structure, **joined)
 
 
-def with_error_estimate(
-    potential: Potential, seen: Iterable[AtomGraph], unseen: Iterable[AtomGraph], launch: Launch
-) -> Potential:
-    """A copy of a trained potential that estimates its errors; collective.
-
-    Every rank gives structures of its own, labelled and with ``branch``; all end with the same estimate.
+def with_error_estimate(potential: Potential, seen: Iterable[AtomGraph], unseen: Iterable[AtomGraph]) -> Potential:
+    """A copy of a trained potential that estimates its errors, or itself if there are too few labels to learn from.
 
     Args:
         potential: whose branches are trained.
-        seen: structures that it was trained on, whose features say what is familiar.
-        unseen: structures that it was not trained on, whose errors are learnt.
-        launch: this rank's place.
+        seen: structures with ``branch`` that it was trained on, whose features say what is familiar.
+        unseen: labelled structures with ``branch`` that it was not trained on, whose errors are learnt.
     """
-    familiar, errors = (_gathered(potential, graphs, launch) for graphs in (seen, unseen))
+    errors = _observed(potential, unseen)
+    known = torch.zeros(2, len(potential.branches))
+    for branch, observed in errors.items():
+        known[:, branch] = torch.tensor(observed.labelled) >= FEWEST
+    if not known.any():
+        log.warning("errors stay unknown: no branch has %d labelled structures that it was not trained on", FEWEST)
+        return potential
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
+        torch.default_generator.manual_seed(0)
         estimate = ErrorEstimate(potential.backbone.out_features, len(potential.branches), HIDDEN)
-    _fit_distance(estimate, [observed.features for observed in familiar.values()])
+    estimate.known.copy_(known)
+    _fit_distance(estimate, [observed.features for observed in _observed(potential, seen).values()])
     _fit_network(estimate, errors)
+    return carrying(potential, estimate.state_dict())
+
+
+def carrying(potential: Potential, state: Mapping[str, Tensor]) -> Potential:
+    """A copy of a potential with the estimate that another one has."""
     changed = rebuilt(potential, config=dataclasses.replace(potential.config, error_hidden=HIDDEN))
     assert changed.errors is not None
-    changed.errors.load_state_dict(estimate.state_dict())
+    changed.errors.load_state_dict(state)
     return changed
 
 
-def _gathered(potential: Potential, graphs: Iterable[AtomGraph], launch: Launch) -> dict[int, Observed]:
-    """By branch, what all ranks have."""
+def _observed(potential: Potential, graphs: Iterable[AtomGraph]) -> dict[int, Observed]:
+    """By branch."""
     rows: dict[int, list[Observed]] = {}
-    for branch, observed in _observed(potential, graphs):
+    for branch, observed in _in_batches(potential, graphs):
         rows.setdefault(branch, []).append(observed)
-    gathered = over_ranks(rows, launch)
-    return {branch: Observed.join(gathered[branch]) for branch in sorted(gathered)}
+    return {branch: Observed.join(rows[branch]) for branch in sorted(rows)}
 
 
-def _observed(potential: Potential, graphs: Iterable[AtomGraph]) -> Iterator[tuple[int, Observed]]:
+def _in_batches(potential: Potential, graphs: Iterable[AtomGraph]) -> Iterator[tuple[int, Observed]]:
     """By structures that one branch labelled, a few at a time; on the CPU."""
     evaluate = potential.backbone.kernels(potential.dtype)
     for batch in BatchBudget(max_edges=50_000).pack(graphs):
@@ -94,14 +112,14 @@ def _observed(potential: Potential, graphs: Iterable[AtomGraph]) -> Iterator[tup
         with torch.no_grad():
             vectors, initial = edge_vectors(graph), potential.embedding(graph)
             features = evaluate(initial, vectors, graph) if evaluate else potential.features(initial, vectors, graph)
-            energy = (prediction.energy - graph.energy).abs().cpu()
+            features, energy = features.cpu(), (prediction.energy - graph.energy).abs().cpu()
             forces = torch.linalg.vector_norm(prediction.forces - graph.forces, dim=1).cpu()
         structure, branch = graph.structure_of_atom.cpu(), graph.branch.cpu()
         for b in torch.unique(branch).tolist():
             own = branch == b
             atoms = own[structure]
             place = own.cumsum(0) - 1
-            yield b, Observed(features.cpu()[atoms], place[structure[atoms]], energy[own], forces[atoms])
+            yield b, Observed(features[atoms], place[structure[atoms]], energy[own], forces[atoms])
 
 
 def _fit_distance(estimate: ErrorEstimate, features: Sequence[Tensor]) -> None:
@@ -111,13 +129,15 @@ def _fit_distance(estimate: ErrorEstimate, features: Sequence[Tensor]) -> None:
     deviations = [f.double() - mean for f in features]
     covariance = torch.stack([d.T @ d / len(d) for d in deviations]).mean(dim=0)
     size = len(mean)
-    covariance += RIDGE * covariance.trace() / size * torch.eye(size, dtype=covariance.dtype)
+    ridge = RIDGE * covariance.trace() / size + torch.finfo(torch.float32).eps
+    covariance += ridge * torch.eye(size, dtype=covariance.dtype)
     whitening = torch.linalg.inv(torch.linalg.cholesky(covariance))
     distances = [torch.linalg.vector_norm(d @ whitening.T, dim=1) / size**0.5 for d in deviations]
     weights = torch.cat([torch.full_like(d, 1 / len(d) / len(distances)) for d in distances])
     ordered, order = torch.cat(distances).sort()
     edge = int(torch.searchsorted(weights[order].cumsum(0), EDGE).clamp(max=len(ordered) - 1))
-    for buffer, value in ((estimate.mean, mean), (estimate.whitening, whitening), (estimate.reach, ordered[edge])):
+    reach = ordered[edge].clamp(min=1.0)  # all atoms may be alike
+    for buffer, value in ((estimate.mean, mean), (estimate.whitening, whitening), (estimate.reach, reach)):
         buffer.copy_(value)
 
 
@@ -155,5 +175,5 @@ def _surprise(expected: Tensor, errors: Tensor, rows: Tensor) -> Tensor:
     """Mean of the negative logarithm of the likelihood over the labelled ones of some rows; 0 if there are none."""
     rows = rows & errors.isfinite()  # before anything is computed: a NaN would spoil the gradients of all
     if not rows.any():
-        return expected.new_zeros(())
+        return 0.0 * expected.sum()
     return (expected[rows].log() + errors[rows] / expected[rows]).mean()

@@ -117,7 +117,8 @@ class Loader:
             if len(self._kept) < self._room:
                 self._kept[own, i] = graphs[i]
         for i, position in zip(indices, drawn.position[rows].tolist(), strict=True):
-            yield self._without_spin(graphs[i], position)
+            # A copy: what is cached on it in training is not for keeping.
+            yield self._without_spin(graphs[i].replace(), position)
 
     def _without_spin(self, graph: AtomGraph, position: int) -> AtomGraph:
         """Forget the multiplicity of some neutral singlets, by the position alone."""

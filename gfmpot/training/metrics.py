@@ -81,10 +81,11 @@ def blend_rows(
 ) -> dict[int, list[BlendErrors]]:
     """Errors of the blend on single structures by branch, which may be joined with those of other ranks."""
     rows: dict[int, list[BlendErrors]] = {}
+    evaluate = potential.backbone.kernels(potential.dtype)
     for batch in (budget or BatchBudget(max_edges=50_000)).pack(graphs):
         graph = AtomGraph.batch(batch).to(potential.device)
         assert graph.branch is not None
-        for branch, row in zip(graph.branch.tolist(), _blend_rows(potential, graph), strict=True):
+        for branch, row in zip(graph.branch.tolist(), _blend_rows(potential, graph, evaluate), strict=True):
             rows.setdefault(branch, []).append(row)
     return rows
 
@@ -100,12 +101,12 @@ def blend_summary(rows: list[BlendErrors]) -> Metrics:
 BlendErrors = tuple[float, "np.ndarray[tuple[int], np.dtype[np.float64]]", float]
 
 
-def _blend_rows(potential: Potential, graph: AtomGraph) -> list[BlendErrors]:
+def _blend_rows(potential: Potential, graph: AtomGraph, evaluate: Evaluator | None) -> list[BlendErrors]:
     """Per structure: energy error (eV/atom), norms of force errors (eV/Å), weight of the labelling branch."""
     assert graph.branch is not None
     assert graph.energy is not None
     assert graph.forces is not None
-    prediction = potential(graph, spread="none")
+    prediction = potential(graph, spread="none", evaluate=evaluate)
     references, own = potential.references, graph.branch.unsqueeze(1)
     blend_reference = graph.composition @ references.e0_blend[1:]
     to_common = (references.shifts(graph) - references.totals(graph)).gather(1, own).squeeze(1)

@@ -50,6 +50,7 @@ class Objective(nn.Module):
         differences: bool = False,
     ) -> None:
         super().__init__()
+        assert not (bf16 and differences), "in bf16 the differences drown in rounding"
         self.potential, self.loss, self.bf16, self.network = potential, loss, bf16, network
         self.differences = differences
 

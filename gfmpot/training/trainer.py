@@ -17,12 +17,13 @@ from torch import Tensor
 from gfmpot.config import to_mapping
 from gfmpot.data.dataset import Dataset
 from gfmpot.data.sampler import Sampler
-from gfmpot.models import Potential, PotentialConfig, save
+from gfmpot.models import Potential, PotentialConfig, load, save
 from gfmpot.ranks.launch import Launch
 from gfmpot.ranks.signals import Deadline, EndOfJob
 from gfmpot.telemetry import Regions, open_sinks, region_record
+from gfmpot.training.beginning import begun_with, fresh
 from gfmpot.training.config import TrainConfig
-from gfmpot.training.corpus import common_references, read_branch
+from gfmpot.training.corpus import read_branch
 from gfmpot.training.loader import Batch, Loader, Stream
 from gfmpot.training.loss import label_counts
 from gfmpot.training.mesh import BranchGroup, allocate_ranks
@@ -326,11 +327,10 @@ class Trainer:
         }
 
     def _fresh_potential(self) -> Potential:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(self.config.seed)
-            branches = [corpus.info for corpus in self.corpora]
-            model = PotentialConfig.from_mapping(self.config.model)
-            potential = Potential(model, branches, common_references(branches))
+        branches = [corpus.info for corpus in self.corpora]
+        model, given = PotentialConfig.from_mapping(self.config.model), (branches, self.config.seed)
+        begin = self.config.begin_with
+        potential = fresh(model, *given) if begin is None else begun_with(load(begin), model, *given)
         return potential.to(self.device, torch.float64 if self.config.precision == "fp64" else torch.float32)
 
     def _answer_with_average(self) -> None:

@@ -115,4 +115,4 @@ def test_missing_data(tmp_path: Path, stores: tuple[Store, ...], monkeypatch: py
     with pytest.raises(FileNotFoundError, match=r"metals: no .*metals\.npz"):
         run(tmp_path, stores, monkeypatch)
     with pytest.raises(FileNotFoundError, match=r"no .*qm7x; QM7-X is at https://zenodo\.org"):
-        run(tmp_path, pretrain_lead.STORES, monkeypatch)
+        run(tmp_path, pretrain_lead.STORES, monkeypatch, "--config", str(RECIPES / "pretrain_lead.yaml"))

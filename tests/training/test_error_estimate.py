@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,6 @@ from gfmpot.graph import AtomGraph, graph_from_atoms
 from gfmpot.models import BranchInfo, HeadConfig, Potential, PotentialConfig, load, save
 from gfmpot.models.backbones.painn import PaiNNConfig
 from gfmpot.models.potential import rebuilt
-from gfmpot.ranks.launch import Launch
 from gfmpot.training.calibration import Estimated, estimated_errors
 from gfmpot.training.error_estimate import with_error_estimate
 
@@ -64,7 +64,7 @@ def labelled(model: Potential, n: int, seed: int) -> Iterator[AtomGraph]:
 @pytest.fixture(scope="module")
 def model() -> Potential:
     plain = untrained()
-    return with_error_estimate(plain, labelled(plain, 40, 1), labelled(plain, 200, 2), Launch())
+    return with_error_estimate(plain, labelled(plain, 40, 1), labelled(plain, 200, 2))
 
 
 def test_errors_are_found(model: Potential) -> None:
@@ -88,20 +88,42 @@ def test_answers_do_not_change(model: Potential) -> None:
 
 def test_estimates_are_extensive_and_blend(model: Potential) -> None:
     atoms = next(metals(1, 9))
-    small, large = (model(graph_from_atoms(a, cutoff=CUTOFF)) for a in (atoms, atoms * (2, 1, 1)))
+    small, large = (model(graph_from_atoms(a, cutoff=CUTOFF), head="a-pbe") for a in (atoms, atoms * (2, 1, 1)))
     assert float(large.energy_std) == pytest.approx(2 * float(small.energy_std), rel=1e-4)
     graph = graph_from_atoms(atoms, cutoff=CUTOFF)
-    heads = [float(model(graph, head=name).energy_std) for name in model.branch_names]
-    both = model(graph, weights=torch.tensor([0.25, 0.75], dtype=torch.float64))
-    assert float(both.energy_std) == pytest.approx(0.25 * heads[0] + 0.75 * heads[1], rel=1e-5)
-    assert model(graph, spread="forces").forces_std.shape == (4, 3)
-    assert model(graph, spread="none").energy_std is None
+    both = copy.deepcopy(model)
+    assert both.errors is not None
+    both.errors.known.fill_(1.0)
+    heads = [float(both(graph, head=name).energy_std) for name in model.branch_names]
+    blend = both(graph, weights=torch.tensor([0.25, 0.75], dtype=torch.float64))
+    assert float(blend.energy_std) == pytest.approx(0.25 * heads[0] + 0.75 * heads[1], rel=1e-5)
+    assert both(graph, spread="forces").forces_std.shape == (4, 3)
+    assert both(graph, spread="none").energy_std is None
+
+
+def test_what_nobody_has_seen_is_not_a_number(model: Potential) -> None:
+    """The second branch had no structures: neither it nor a blend with it has an estimate."""
+    graph = graph_from_atoms(next(metals(1, 9)), cutoff=CUTOFF)
+    assert float(model(graph, head="a-pbe").energy_std) > 0
+    alone = model(graph, head="b-gfn2", spread="forces")
+    assert torch.isnan(alone.energy_std).all()
+    assert torch.isnan(alone.forces_std).all()
+    assert torch.isnan(model(graph, weights=torch.tensor([0.9, 0.1], dtype=torch.float64)).energy_std).all()
+
+
+def test_too_few_to_learn_from(caplog: pytest.LogCaptureFixture) -> None:
+    plain = untrained()
+    assert with_error_estimate(plain, labelled(plain, 5, 1), labelled(plain, 5, 2)) is plain
+    assert "errors stay unknown" in caplog.text
+    alike = [next(labelled(plain, 1, 1))] * 3
+    found = with_error_estimate(plain, alike, labelled(plain, 20, 2))
+    assert torch.isfinite(found(alike[0], head="a-pbe").energy_std).all()
 
 
 def test_the_unfamiliar_is_told_once(model: Potential) -> None:
     squeezed = bulk("Cu", cubic=True)
     squeezed.set_cell(0.7 * squeezed.cell, scale_atoms=True)
-    calculator = GFMCalculator(model)
+    calculator = GFMCalculator(model, head="a-pbe")
     familiar = next(metals(1, 11))
     familiar.calc = calculator
     with warnings.catch_warnings():
@@ -125,19 +147,20 @@ def test_it_stays_with_the_model(model: Potential, tmp_path: Path) -> None:
     again = load(save(model, tmp_path / "model.safetensors"))
     renamed = rebuilt(again, metadata={"name": "other"})
     graph = graph_from_atoms(next(metals(1, 9)), cutoff=CUTOFF)
-    expected = model(graph, spread="forces")
-    for found in (again(graph, spread="forces"), renamed(graph, spread="forces")):
+    expected, *others = (m(graph, head="a-pbe", spread="forces") for m in (model, again, renamed))
+    assert torch.isfinite(expected.forces_std).all()
+    for found in others:
         for name in ("energy_std", "forces_std", "novelty"):
             torch.testing.assert_close(getattr(found, name), getattr(expected, name), rtol=0, atol=0)
 
 
 def test_paths_agree(model: Potential) -> None:
-    """Compiled code, kernels and PyTorch's operations."""
+    """Kernels and PyTorch's operations; tests/inference has compiled code."""
     from gfmpot.inference import Predictor
 
     graph = graph_from_atoms(next(metals(1, 9)) * (2, 2, 2), cutoff=CUTOFF)
     ways: list[dict[str, bool]] = [{"kernels": False, "compile": False}, {"kernels": True, "compile": False}]
-    one, two = (Predictor(model, precision="fp64", **way)(graph)[0] for way in ways)  # type: ignore[arg-type]
+    one, two = (Predictor(model, head="a-pbe", precision="fp64", **way)(graph)[0] for way in ways)  # type: ignore[arg-type]
     assert one["energy_std"] == pytest.approx(two["energy_std"], rel=1e-10)
     np.testing.assert_allclose(one["novelty"], two["novelty"], rtol=1e-10)
 
@@ -152,4 +175,7 @@ def test_summary_of_normal_errors() -> None:
     assert summary["within_energy"] == pytest.approx(0.683, abs=0.01)
     assert summary["ratio_energy"] == pytest.approx(1.0, abs=0.02)
     assert summary["ratio_forces"] == pytest.approx(1.0, abs=0.02)
+    assert summary["within_forces"] == pytest.approx(0.608, abs=0.01)
     assert 0.3 < summary["spearman_energy"] < 0.6
+    same = Estimated(np.zeros(9), np.ones(9), np.zeros(9), np.ones(9)).summary()
+    assert set(same) == {"within_energy", "ratio_energy", "within_forces", "ratio_forces"}

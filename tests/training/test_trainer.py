@@ -18,10 +18,12 @@ from gfmpot.data import FrameSet
 from gfmpot.graph import AtomGraph
 from gfmpot.models import Prediction, load, save
 from gfmpot.models.potential import rebuilt
+from gfmpot.ranks.launch import Launch
 from gfmpot.ranks.signals import EndOfJob
 from gfmpot.training.alignment import fit_alignment
+from gfmpot.training.branch_weights import WeightConfig
 from gfmpot.training.config import TrainConfig
-from gfmpot.training.finish import finish, with_alignment, write_card
+from gfmpot.training.finish import blended, finish, with_alignment, write_card
 from gfmpot.training.loader import Loader
 from gfmpot.training.loss import LossConfig, label_counts, loss_sums
 from gfmpot.training.trainer import Trainer
@@ -102,6 +104,53 @@ def test_training_lowers_errors(trained: Trainer) -> None:
     before, after = trained.start, trained.validate()  # type: ignore[attr-defined]
     for name in (METALS, ORGANICS):
         assert after[name]["forces_mae"] < 0.7 * before[name]["forces_mae"]
+
+
+def test_beginning_with_a_model(trained: Trainer, data: Path, tmp_path: Path) -> None:
+    """Of the model, its branch goes on where it was; a new branch begins anew, with units of its own."""
+    path = str(save(trained.potential, tmp_path / "model.safetensors"))
+    branches = config().branches
+    renamed = (branches[0], dataclasses.replace(branches[1], name="others-emt"))
+    run = dataclasses.replace(config(begin_with=path), branches=renamed)
+    begun = Trainer(run, data, tmp_path / "run")
+    before, after = trained.validate(), begun.validate()
+    assert after[METALS] == pytest.approx(before[METALS])
+    last, trained_last = begun.potential.heads.layers[-1].weight, trained.potential.heads.layers[-1].weight
+    assert torch.equal(last[0], trained_last[0])  # type: ignore[index]
+    assert not torch.equal(last[1], trained_last[1])  # type: ignore[index]
+    assert begun.potential.branches[0].e0 == trained.potential.branches[0].e0
+    with pytest.raises(ValueError, match="the model's head is"):
+        Trainer(config(begin_with=path, model={**config().model, "head": {"branch_width": 8}}), data, tmp_path / "a")
+    strangers = (dataclasses.replace(branches[0], name="x-emt"), dataclasses.replace(branches[1], name="y-emt"))
+    with pytest.raises(ValueError, match="none of the branches x-emt, y-emt; it has metals-emt, organics-emt"):
+        Trainer(dataclasses.replace(config(begin_with=path), branches=strangers), data, tmp_path / "b")
+
+
+def test_silent_branches_do_not_teach(trained: Trainer, data: Path) -> None:
+    corpora, settings = trained.corpora, WeightConfig(structures=20, epochs=3, silent=(ORGANICS,))
+    _, fit = blended(trained.potential, corpora, settings, Launch())
+    assert list(fit.branches) == [METALS]
+    with pytest.raises(ValueError, match="no branch 'organic-emt'; did you mean 'organics-emt'"):
+        blended(trained.potential, corpora, dataclasses.replace(settings, silent=("organic-emt",)), Launch())
+
+
+def test_graphs_are_kept(trained: Trainer) -> None:
+    """The same batches, whether graphs are found again or not; what training caches on them is not kept."""
+    make = lambda kept: Loader(  # noqa: E731
+        trained._stream, trained.potential.config, trained.config.batch, unspecified_spin=0.5, threads=1, kept=kept
+    )
+    plain, keeping, few = make(0), make(1000), make(5)
+    for start in (0, 0, 40, 0):
+        batches = [loader.build(start, start + 16, start + 16) for loader in (plain, keeping, few)]
+        for one in batches[1:]:
+            for a, b in zip(one.parts, batches[0].parts, strict=True):
+                assert torch.equal(a.positions, b.positions)
+                assert torch.equal(a.edge_index, b.edge_index)
+                assert torch.equal(a.spin, b.spin)
+        for part in batches[1].parts:
+            trained.potential.labelled(part)
+    assert not any("_gradients" in vars(graph) for graph in keeping._kept.values())
+    assert (len(plain._kept), len(few._kept)) == (0, 5)
 
 
 def test_log_and_model_are_written(trained: Trainer) -> None:

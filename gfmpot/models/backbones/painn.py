@@ -159,7 +159,7 @@ class Update(nn.Module):
 
     def __init__(self, features: int, *, last: bool) -> None:
         super().__init__()
-        self.features, self.last = features, last
+        self.features = features
         self.mix = nn.Linear(features, 2 * features, bias=False)  # a bias would break rotation equivariance
         self.gates = mlp(2 * features, features, (2 if last else 3) * features)
 
