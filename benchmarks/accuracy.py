@@ -26,7 +26,7 @@ import torch
 from accuracy_models import ENVIRONMENTS, REFERENCES, Model, open_models
 from common import environment, write
 
-PARTS = ("crystals", "phonons", "molecules", "scans", "md", "relaxations")
+PARTS = ("crystals", "phonons", "molecules", "scans", "md", "relaxations", "uncertainty")
 """Each is a module ``accuracy_<part>`` with ``run``, ``show`` and ``draw``."""
 
 

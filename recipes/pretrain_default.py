@@ -92,7 +92,21 @@ STORES = (
 )
 
 DESCRIPTION = """\
-TO BE WRITTEN"""
+A general model for first looks: PaiNN with 128 features, three message passes and a cutoff of 5 Å, trained in less than
+two hours on two CPU cores. Inorganic crystals of 89 elements are answered for by branches distilled from CHGNet (which
+cannot be better than CHGNet) and by one of a few thousand PBE calculations; molecules of H, C, N, O, F, P, S, Cl and
+others, neutral and singly charged, by a GFN2-xTB branch; refractory alloys, adsorbates on metals, and dynamics of eight
+molecules have branches of their own.
+
+Good for relaxing crystals and small molecules, for dynamics that keep to what was trained on, for screening with a
+better method to follow, and as a start for fine-tuning. Not for publication-grade energies, reaction barriers,
+magnetism, or charges other than single ones; liquids, surfaces of oxides and metal-organic frameworks are hardly in
+the data. There is no long-range electrostatics or dispersion beyond the cutoff.
+
+A screened repulsion of nuclei keeps atoms apart where there are no data. `energy_std` and `forces_std` are estimates,
+learnt from errors on validation structures; `novelty` above 1 says that an atom's surroundings lie outside the training
+data, where estimates grow but know nothing. The weights of the blend know the composition alone: use `head=` where you
+know which theory you want."""
 
 if __name__ == "__main__":
     run(__file__, "default", STORES, DESCRIPTION, __doc__ or "")
