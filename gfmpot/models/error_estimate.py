@@ -2,7 +2,7 @@ r"""How far an answer may be off: what the network's features say of its own err
 
 A small network from the features f of an atom to the errors that each branch made on structures that it was not trained
 on (:mod:`gfmpot.training.error_estimate`), and a distance d of f from the features of all training atoms, in units that
-one of ten thousand of those exceeds:
+one of ten thousand of those exceeds in most branches:
 
     :math:`d = |W (f - \bar f)| / \sqrt F / r, \quad W^T W = \mathrm{cov}(f)^{-1}`
 

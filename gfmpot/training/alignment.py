@@ -5,78 +5,97 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-import torch
+import torch.distributed as dist
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from gfmpot.graph import AtomGraph, BatchBudget
 from gfmpot.models import Potential
 from gfmpot.models.backbone import Evaluator
-from gfmpot.ranks.launch import sum_over_ranks
 from gfmpot.training.corpus import primary_branch
 
 Floats = NDArray[np.float64]
+Pairs = dict[int, tuple[Floats, Floats]]
+"""By branch: element fractions (S, 118), and how much higher the primary branch answers (S,), eV/atom."""
+
+LINEAR = 0.05
+"""eV/atom: larger deviations count by their size, smaller ones by its square."""
+
+ITERATIONS = 30
 
 
 def fit_alignment(potential: Potential, graphs: Iterable[AtomGraph], ridge: float = 1e-2) -> list[dict[str, float]]:
-    """Shift (eV) per element of each branch that makes the branches agree best; collective.
+    """Shift (eV) per element of each branch that makes it agree best with the primary one; collective.
 
     Reference energies fitted per dataset have an arbitrary gauge, so learnt parts ε_b of different branches differ by a
-    sum over elements. With fractions x, minimises over the structures that several branches support
-    ``Σ_s Σ_b (ε_b(s)/n_s + x_s · a_b − mean_b(...))² + ridge Σ_b |a_b|²``; the primary branch (of most elements) is the
-    common scale and stays put. Every rank gives structures of its own; all get the shifts that fit those of all ranks.
+    sum over elements. The primary branch (of most elements) p is the common scale and stays put. For each other
+    branch, over the structures that it labelled, with fractions x, minimises
+    ``Σ_s huber(ε_b(s)/n_s + x_s · a_b − ε_p(s)/n_s) + ridge |a_b|²``. Structures of other branches say nothing: there
+    the branch was never trained, and what it answers would decide. Huber's loss keeps those out of it that the primary
+    branch knows nothing about, such as dimers. Every rank gives structures of its own; all get the same shifts.
 
     Returns:
         By branch, eV by symbol, for the elements that it supports.
     """
-    columns = _columns(potential)
-    equations = np.zeros((len(columns), len(columns) + 1))
-    kernels = potential.backbone.kernels(potential.dtype)
-    for batch in BatchBudget(max_edges=50_000).pack(graphs):
-        rows, targets = _equations(*_learnt_per_atom(potential, AtomGraph.batch(batch), kernels), columns)
-        equations += rows.T @ np.column_stack([rows, targets])
-    summed = sum_over_ranks(torch.from_numpy(equations).to(potential.device)).cpu().numpy()
-    shifts = -np.linalg.solve(summed[:, :-1] + ridge * np.eye(len(columns)), summed[:, -1])
+    pairs = _over_ranks(_pairs(potential, graphs))
     fitted = [dict.fromkeys(branch.e0, 0.0) for branch in potential.branches]
-    for (b, z), column in columns.items():
-        fitted[b][chemical_symbols[z]] = float(shifts[column])
+    for b, (fractions, differences) in pairs.items():
+        present = np.flatnonzero(fractions.any(axis=0))
+        shifts = _robust_fit(fractions[:, present], differences, ridge)
+        fitted[b] |= {chemical_symbols[z + 1]: float(a) for z, a in zip(present, shifts, strict=True)}
     return fitted
+
+
+def _robust_fit(x: Floats, y: Floats, ridge: float) -> Floats:
+    """Coefficients of Huber's loss, by iteratively reweighted least squares."""
+    weights: Floats = np.ones(len(y))
+    shifts: Floats = np.zeros(x.shape[1])
+    for _ in range(ITERATIONS):
+        weighted = x * weights[:, None]
+        normal = x.T @ weighted + ridge * np.eye(x.shape[1])
+        shifts = np.linalg.solve(normal, weighted.T @ y).astype(np.float64)
+        weights = 1 / np.maximum(np.abs(y - x @ shifts) / LINEAR, 1.0)
+    return shifts
+
+
+def _pairs(potential: Potential, graphs: Iterable[AtomGraph]) -> Pairs:
+    """Of this rank's structures."""
+    primary = potential.branch_index(primary_branch(potential.branches).name)
+    kernels = potential.backbone.kernels(potential.dtype)
+    rows: dict[int, list[tuple[Floats, Floats]]] = {}
+    for batch in BatchBudget(max_edges=50_000).pack(graphs):
+        graph = AtomGraph.batch(batch)
+        assert graph.branch is not None
+        own = graph.branch.numpy()
+        learnt, fractions, supporting = _learnt_per_atom(potential, graph, kernels)
+        for b in sorted(set(own.tolist()) - {primary}):
+            both = (own == b) & supporting[:, b] & supporting[:, primary]
+            rows.setdefault(b, []).append((fractions[both], learnt[both, primary] - learnt[both, b]))
+    return {b: _joined(parts) for b, parts in rows.items()}
 
 
 def _learnt_per_atom(
     potential: Potential, graph: AtomGraph, kernels: Evaluator | None
 ) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """(S, B) ε per atom in eV, 0 where unsupported, (S, 118) fractions, (S, B) support.
-
-    ε is with the repulsion of nuclei, which is the same for all branches.
-    """
+    """(S, B) ε per atom in eV, with the repulsion that all branches share, (S, 118) fractions, (S, B) support."""
     graph = graph.to(potential.device)
     aligned, _ = potential.every_branch(graph, derivatives=False, evaluate=kernels)
     counts = graph.composition
     atoms = counts.sum(dim=1, keepdim=True)
-    supporting = potential.references.supporting(graph)
-    eps = ((aligned - potential.references.shifts(graph)) / atoms).masked_fill(~supporting, 0.0)
-    return eps.cpu().numpy(), (counts / atoms).cpu().numpy(), supporting.cpu().numpy()
+    eps = (aligned - potential.references.shifts(graph)) / atoms
+    return eps.cpu().numpy(), (counts / atoms).cpu().numpy(), potential.references.supporting(graph).cpu().numpy()
 
 
-def _columns(potential: Potential) -> dict[tuple[int, int], int]:
-    """Unknowns: a shift for each element of each branch but the primary one."""
-    primary = primary_branch(potential.branches).name
-    free = [b for b, branch in enumerate(potential.branches) if branch.name != primary]
-    pairs = [(b, int(z)) for b in free for z in torch.nonzero(potential.references.supported[b]).flatten()]
-    return {pair: column for column, pair in enumerate(pairs)}
+def _over_ranks(pairs: Pairs) -> Pairs:
+    """Of the structures of all ranks; collective."""
+    if not dist.is_initialized():
+        return pairs
+    gathered: list[Pairs] = [{} for _ in range(dist.get_world_size())]
+    dist.all_gather_object(gathered, pairs)
+    branches = sorted({b for part in gathered for b in part})
+    return {b: _joined([part[b] for part in gathered if b in part]) for b in branches}
 
 
-def _equations(
-    eps: Floats, fractions: Floats, supporting: NDArray[np.bool_], columns: dict[tuple[int, int], int]
-) -> tuple[Floats, Floats]:
-    """Rows and constants of: deviation of a branch from the mean of the supporting ones, per structure."""
-    shared = supporting.sum(axis=1) >= 2
-    eps, fractions, supporting = eps[shared], fractions[shared], supporting[shared]
-    share = supporting / supporting.sum(axis=1, keepdims=True)
-    by_branch = np.zeros((*eps.shape, len(columns)))
-    for (b, z), column in columns.items():
-        by_branch[:, b, column] = fractions[:, z - 1]
-    rows = by_branch - (share[:, :, None] * by_branch).sum(axis=1, keepdims=True)
-    targets = eps - (share * eps).sum(axis=1, keepdims=True)
-    return rows[supporting], targets[supporting]
+def _joined(parts: list[tuple[Floats, Floats]]) -> tuple[Floats, Floats]:
+    fractions, differences = zip(*parts, strict=True)
+    return np.concatenate(fractions), np.concatenate(differences)

@@ -24,7 +24,8 @@ RIDGE = 1e-4
 """Of the mean variance, added to the covariance of features: directions in which nothing varies say nothing."""
 
 EDGE = 0.9999
-"""Share of training atoms, of all branches alike, that lie inside."""
+"""Share of the training atoms of a branch that lie inside, for the median of the branches: one with violent structures
+is no measure for the others."""
 
 CHOOSING = 5
 """Every fifth structure chooses among steps; the others are fitted to."""
@@ -133,10 +134,8 @@ def _fit_distance(estimate: ErrorEstimate, features: Sequence[Tensor]) -> None:
     covariance += ridge * torch.eye(size, dtype=covariance.dtype)
     whitening = torch.linalg.inv(torch.linalg.cholesky(covariance))
     distances = [torch.linalg.vector_norm(d @ whitening.T, dim=1) / size**0.5 for d in deviations]
-    weights = torch.cat([torch.full_like(d, 1 / len(d) / len(distances)) for d in distances])
-    ordered, order = torch.cat(distances).sort()
-    edge = int(torch.searchsorted(weights[order].cumsum(0), EDGE).clamp(max=len(ordered) - 1))
-    reach = ordered[edge].clamp(min=1.0)  # all atoms may be alike
+    edges = torch.stack([d.sort().values[int(EDGE * (len(d) - 1))] for d in distances])
+    reach = edges.median().clamp(min=1.0)  # all atoms may be alike
     for buffer, value in ((estimate.mean, mean), (estimate.whitening, whitening), (estimate.reach, reach)):
         buffer.copy_(value)
 

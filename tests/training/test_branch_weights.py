@@ -195,10 +195,22 @@ def test_alignment_of_one_branch_is_nothing(model: Potential) -> None:
     assert fit_alignment(alone, graphs(model, 2)) == [{"H": 0.0, "C": 0.0, "O": 0.0}]
 
 
+def test_alignment_by_own_structures_whatever_a_few_of_them_say(model: Potential) -> None:
+    """What a branch says of other branches' structures does not count, nor do single ones that are far off."""
+    own = graphs(model, 40, branch=1, first=50)
+    expected = fit_alignment(model, own)
+    assert fit_alignment(model, own + graphs(model, 30)) == expected
+    far = [g.replace(positions=g.positions * 0.5) for g in graphs(model, 2, branch=1, first=90)]
+    learnt, _ = model.every_branch(AtomGraph.batch([*own[:2], *far]), derivatives=False)
+    assert (learnt[2:, 0] - learnt[2:, 1]).abs().max() > 0.1
+    found = fit_alignment(model, own + far)[1]
+    assert found == pytest.approx(expected[1], abs=0.02)
+
+
 def test_alignment_does_not_depend_on_how_structures_are_batched(
     model: Potential, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    known = graphs(model, 12)
+    known = graphs(model, 12) + graphs(model, 12, branch=1, first=50)
     whole = fit_alignment(model, known)
     monkeypatch.setattr(alignment, "BatchBudget", lambda max_edges: BatchBudget(max_structures=5))
     for found, expected in zip(fit_alignment(model, known), whole, strict=True):

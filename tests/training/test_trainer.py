@@ -285,7 +285,7 @@ def test_alignment_removes_a_shift_of_gauge(trained: Trainer, data: Path) -> Non
     same = [dataclasses.replace(b, e0=info, alignment={}, scale=1.0) for b in model.branches]
     shifted = [same[0], dataclasses.replace(same[1], alignment={"C": 2.0, "H": -0.5})]
     frames = FrameSet.from_npz(data / "organics.npz")
-    graphs = [frames.graph(i, model.cutoff) for i in range(20)]
+    graphs = [frames.graph(i, model.cutoff, branch) for branch in (0, 1) for i in range(20)]
     twin = rebuilt(model, branches=shifted)
     found = fit_alignment(twin, graphs, ridge=1e-9)
     aligned, _ = with_alignment(twin, found).every_branch(AtomGraph.batch(graphs), derivatives=False)
