@@ -122,6 +122,10 @@ class Paths:
         energy = float(((plain.energy - fast.energy) / graph.atoms_per_structure.to(plain.energy.device)).abs().max())
         forces = float((plain.forces - fast.forces).abs().max())
         allowed = TOLERANCE[self._precision] * max(1.0, float(plain.forces.abs().max()))
+        if plain.novelty is not None and fast.novelty is not None:
+            unlike = float(((plain.novelty - fast.novelty) / (1 + plain.novelty)).abs().max())
+            if not unlike <= TOLERANCE[self._precision]:
+                return f"novelty differs by {unlike:.2g} from that of the plain one"
         if energy <= allowed and forces <= allowed:
             return ""
         return f"it differs by {energy:.2g} eV/atom and {forces:.2g} eV/Å from the plain one"

@@ -36,8 +36,13 @@ def tiny(readout: str = "atomwise", seed: int = 0) -> Potential:
     config = PotentialConfig(
         PaiNNConfig(cutoff=4.0, hidden=8, layers=1, radial_basis=3),
         HeadConfig(shared_layers=0, branch_width=8, readout=readout),  # type: ignore[arg-type]
+        error_hidden=4,
     )
-    return Potential(config, [BranchInfo(name, "PBE", e0=ELEMENTS) for name in ("a-pbe", "b-pbe", "c-pbe")])
+    model = Potential(config, [BranchInfo(name, "PBE", e0=ELEMENTS) for name in ("a-pbe", "b-pbe", "c-pbe")])
+    assert model.errors is not None
+    model.errors.known.fill_(1.0)
+    model.errors.reach.fill_(100.0)
+    return model
 
 
 def graphs() -> list[AtomGraph]:
@@ -50,6 +55,8 @@ def same(a: Predictor, b: Predictor, graph: AtomGraph, tolerance: float) -> None
     for one, two in zip(a(graph), b(graph), strict=True):
         assert one["energy"] == pytest.approx(two["energy"], rel=tolerance, abs=tolerance)
         np.testing.assert_allclose(one["forces"], two["forces"], atol=tolerance)
+        assert one["energy_std"] == pytest.approx(two["energy_std"], rel=100 * tolerance)
+        np.testing.assert_allclose(one["novelty"], two["novelty"], rtol=100 * tolerance)
 
 
 @pytest.fixture(autouse=True)
@@ -128,11 +135,11 @@ def test_failing_compiler() -> None:
 
 def test_wrong_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:
     def wrong(*arguments: object) -> object:
-        return lambda initial, vectors, graph, weights: (initial[:, :3].double(), vectors)
+        return lambda initial, vectors, graph, weights: (initial, initial[:, :3].double(), vectors)
 
     monkeypatch.setattr("gfmpot.inference.compiled.compile_network", wrong)
     predictor = Predictor(tiny(), compile=True)
-    with pytest.warns(RuntimeWarning, match="it differs by"):
+    with pytest.warns(RuntimeWarning, match="differs by"):
         predictor(graphs()[0])
     same(predictor, Predictor(tiny()), graphs()[0], 1e-12)
 
@@ -159,7 +166,7 @@ def test_never() -> None:
     with pytest.raises(ValueError, match="compile must be 'auto', True or False, got 'yes'"):
         Predictor(tiny(), compile="yes")  # type: ignore[arg-type]
     with pytest.warns(UserWarning, match="compile=True has no effect"):
-        Predictor(tiny(), compile=True, uncertainty="forces")
+        Predictor(tiny(), compile=True, skip=0.1)
 
 
 def test_copies_travel_without_compiled_code() -> None:
@@ -241,7 +248,8 @@ def test_export_runs_without_gfmpot(tmp_path: Path) -> None:
 
     potential = tiny()
     path = export(potential, tmp_path / "tiny.pt2", precision="fp64")
-    graph = graphs()[0]
+    squeezed = bulk("NaCl", "rocksalt", 4.2, cubic=True)  # nuclei repel each other
+    graph = graph_from_atoms(squeezed, cutoff=4.0)
     inputs = (graph.atomic_numbers, graph.positions, graph.cell[0], graph.edge_index, graph.cell_shifts)
     torch.save([*(t.contiguous() for t in inputs), graph.charge, graph.spin], tmp_path / "in.pt")
     script = (
