@@ -27,7 +27,7 @@ def info(
         str, typer.Argument(help="Name of an embedded or cached model, or path of a checkpoint.")
     ] = "default",
     preset: Annotated[
-        str | None, typer.Option("--preset", help="Describe a shape without weights: lead or small.")
+        str | None, typer.Option("--preset", help="Describe a shape without weights: default, lead or small.")
     ] = None,
 ) -> None:
     """Show what a model is: its levels of theory, elements, errors, size, and licences."""
@@ -78,12 +78,15 @@ def _shape(potential: Potential) -> dict[str, object]:
         "backbone": _listed(config["backbone"]),
         "heads": f"{len(potential.branches)} branches; {_listed(config['head'])}",
         "branch weights": f"hidden layers {', '.join(map(str, potential.config.weight_hidden))}",
+        "short range": "repulsion of nuclei (ZBL)" if potential.repulsion else "no repulsion of its own",
         "cutoff": f"{potential.cutoff:g} Å, {'all' if cap is None else f'at most {cap}'} neighbours",
     }
 
 
 def _print_parts(potential: Potential) -> None:
     names = {"backbone": "backbone", "embedding": "embedding", "heads": "heads", "weights": "branch weights"}
+    if potential.errors is not None:
+        names["errors"] = "estimate of errors"
     counts = {label: sum(p.numel() for p in getattr(potential, part).parameters()) for part, label in names.items()}
     total = sum(counts.values())
     table(

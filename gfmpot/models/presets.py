@@ -1,4 +1,4 @@
-"""Named shapes: ``lead`` is the paper's model (Table V), ``small`` the embedded one's."""
+"""Named shapes: ``lead`` is the paper's model (Table V), ``default`` the embedded one, ``small`` for trials."""
 
 from __future__ import annotations
 
@@ -35,6 +35,10 @@ _PRESETS = {
         head=HeadConfig(shared_layers=2, shared_width=50, branch_layers=2, branch_width=776, readout="graph"),
         max_neighbours=20,
         repulsion="none",
+    ),
+    "default": PotentialConfig(
+        backbone=PaiNNConfig(cutoff=5.0, mean_neighbours=40.0, hidden=128, layers=3, radial_basis=8),
+        head=HeadConfig(shared_layers=0, shared_width=64, branch_layers=1, branch_width=64),
     ),
     "small": PotentialConfig(
         backbone=PaiNNConfig(cutoff=5.0, mean_neighbours=30.0, hidden=64, layers=3, radial_basis=8),
