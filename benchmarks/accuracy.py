@@ -2,7 +2,8 @@
 crystals, beside CHGNet and GFN2-xTB on the same inputs.
 
 python benchmarks/accuracy.py [--model default] [--heads NAME ...] [--references chgnet gfn2] [--data FOLDER]
-    [--only PART ...] [--quick] [--md-references] [--threads 2] [--json FILE] [--plots FOLDER] [--envs FOLDER]
+    [--only PART ...] [--quick] [--systems NAME ...] [--md-references] [--threads 2] [--json FILE] [--plots FOLDER]
+    [--envs FOLDER]
 
 The model is the blend; --heads adds single heads. CHGNet answers for crystals and needs an environment of its own
 (benchmarks/envs/README.md), GFN2-xTB for molecules and needs tblite. --data is a folder of packed .npz sets, for the
@@ -54,6 +55,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS)
     parser.add_argument("--data", type=Path, metavar="FOLDER")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--systems", nargs="+", metavar="NAME", help="of dynamics; by default all ten")
     parser.add_argument("--md-references", action="store_true", help="dynamics with references too: slow")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)

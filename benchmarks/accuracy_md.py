@@ -39,13 +39,16 @@ STEPS, QUICK = 20_000, 1_000
 def run(models: Sequence[Model], given: argparse.Namespace) -> Part:
     """Every model through every system."""
     rows: dict[str, dict[str, Any]] = {}
+    chosen = {name: atoms for name, atoms in systems().items() if name in (given.systems or systems())}
+    if len(chosen) < len(given.systems or []):
+        raise ValueError(f"--systems are some of {', '.join(systems())}; got {', '.join(given.systems)}")
     for model in models:
         if not model.crystals or (model.reference and not given.md_references):
             continue
         steps = QUICK if given.quick or model.reference else STEPS
         rows[model.label] = {}
-        for place, (name, atoms) in enumerate(systems().items()):
-            bar = Progress(f"dynamics, {model.label}, {name} ({place + 1} of {len(systems())})", steps)
+        for place, (name, atoms) in enumerate(chosen.items()):
+            bar = Progress(f"dynamics, {model.label}, {name} ({place + 1} of {len(chosen)})", steps)
             rows[model.label][name] = _simulated(model, name, atoms, steps, bar)
             bar.at(steps, rows[model.label][name]["end"])
     return {

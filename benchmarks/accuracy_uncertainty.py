@@ -3,7 +3,7 @@
 Errors and estimates of single heads on test groups of packed sets that they are distilled from: rank correlation, share
 within one standard deviation, and errors by estimate. Then the same crystals and molecules made foreign: squeezed,
 stretched, rattled by 0.5 Å, with elements drawn at random. AUROC is that of the largest novelty of a structure's atoms:
-the probability that a foreign structure has more of it than one as it was; a warning is due above 1.5.
+the probability that a foreign structure has more of it than one as it was; a warning is due above 1.2.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from gfmpot.cli.console import table
 from gfmpot.data import FrameSet, split_of_group
 from gfmpot.graph import AtomGraph, InvalidStructureError, build_graph
 from gfmpot.inference import Predictor
+from gfmpot.inference.predictor import FAR
 from gfmpot.models import load
 from gfmpot.training.calibration import estimated_errors
 from gfmpot.training.report_style import CYCLE, panels, style
@@ -105,7 +106,7 @@ def _apart(usual: Floats, foreign: Floats) -> dict[str, float]:
     ranks = rankdata(np.concatenate([usual, foreign]))[len(usual) :]
     wins = ranks.sum() - len(foreign) * (len(foreign) + 1) / 2
     auroc = float(wins / (len(usual) * len(foreign)))
-    return {"AUROC": auroc, "median": float(np.median(foreign)), "warned": float((foreign > 1.5).mean())}
+    return {"AUROC": auroc, "median": float(np.median(foreign)), "warned": float((foreign > FAR).mean())}
 
 
 def show(part: Part) -> None:

@@ -28,8 +28,8 @@ Results = dict[str, Any]
 ``novelty`` of each atom, if the model estimates its errors: 1 at the edge of the training data."""
 
 
-FAR = 1.5
-"""Novelty above which a warning is due: errors are estimated as more than twice what they are at the edge."""
+FAR = 1.2
+"""Novelty above which a warning is due: of unseen structures like those of the training, 3 in 1,000 have more."""
 
 _FAR_OUT = "the structure is far from anything the model knows (contacts, density, charge?)"
 
