@@ -145,7 +145,7 @@ def charged(state: Any, charge: list[float], spin: list[float]) -> Any:
 
 
 def test_charge_and_spin_of_states(model: TorchSimModel, calculator: GFMCalculator) -> None:
-    structures = [molecule("H2O"), molecule("H2O"), molecule("OH")]
+    structures = [molecule("H2O"), molecule("H2O"), molecule("CH3O")]
     state = charged(state_of(structures), [0, 1, -1], [0, 2, 1])
     for atoms, charge, spin in zip(structures, (0, 1, -1), (None, 2, 1), strict=True):
         atoms.info.update(charge=charge, spin=spin)
