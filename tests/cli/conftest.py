@@ -39,6 +39,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config = PotentialConfig(
         backbone=PaiNNConfig(hidden=16, layers=2, radial_basis=4, cutoff=4.0, mean_neighbours=20),
         head=HeadConfig(shared_layers=0, branch_layers=1, branch_width=16),
+        repulsion="none",
     )
     branches = [
         BranchInfo("solids-pbe", "PBE", e0=e0, licence="CC0", n_structures=1000, charges=(-1, 0, 1)),
