@@ -28,8 +28,8 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
 
     Beside ASE's properties, ``results`` has ``branch_energies`` (eV, each on its own theory's scale),
     ``branch_weights``, ``energy_std`` (eV, estimated error), ``novelty`` (of each atom's surroundings; training ends at
-    1) and, with ``uncertainty="forces"``, ``forces_std``. A model that has not learnt its errors gives the spread of its
-    branches in place of estimates.
+    1) and, with ``uncertainty="forces"``, ``forces_std``. A model that has not learnt its errors gives the spread of
+    its branches in place of estimates.
     Stress needs a volume: at least one periodic direction and no zero cell vector.
 
     Args:
