@@ -14,7 +14,8 @@ from torch import Tensor
 
 from gfmpot.config import did_you_mean, from_mapping, to_mapping
 from gfmpot.models.branches import BranchInfo
-from gfmpot.models.potential import Potential, PotentialConfig
+from gfmpot.models.potential import Potential
+from gfmpot.models.potential_config import PotentialConfig
 
 FORMAT = "gfmpot"
 VERSION = 2

@@ -16,6 +16,8 @@ import math
 import torch
 from torch import Tensor, nn
 
+from gfmpot.graph import AtomGraph, sum_per_structure
+
 LOWEST, HIGHEST = 1e-4, 30.0
 """eV per atom and eV/Å: bounds of what the network can say."""
 
@@ -55,6 +57,23 @@ class ErrorEstimate(nn.Module):
         grown = self.inside(whitened) * distance.clamp(min=1.0).square().unsqueeze(1)
         energy, forces = grown.masked_fill(self.known.flatten() == 0, torch.nan).double().chunk(2, dim=1)
         return energy, forces, distance.double()
+
+    @torch.no_grad()
+    def of_answers(self, features: Tensor, weights: Tensor, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor]:
+        """Features and the weights (G, B) of an answer to its standard deviations and how familiar its atoms are.
+
+        Estimates are means of absolute values and of norms; errors are taken for normally distributed.
+
+        Returns:
+            (G,) eV; (N, 3) eV/Å; (N,) distances from the training data.
+        """
+        energy, forces, distance = self(features)
+        share = weights[graph.structure_of_atom]
+        answering = share > 0  # the others may not know their errors
+        of_structure = sum_per_structure((share * energy).masked_fill(~answering, 0.0).sum(dim=1), graph)
+        of_atom = (share * forces).masked_fill(~answering, 0.0).sum(dim=1)
+        components = (math.sqrt(math.pi / 8) * of_atom).unsqueeze(1).expand(-1, 3)
+        return math.sqrt(math.pi / 2) * of_structure, components, distance
 
     def whitened(self, features: Tensor) -> Tensor:
         """(N, F), of mean 0 and covariance 1 over training atoms."""

@@ -2,80 +2,30 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from gfmpot.config import did_you_mean, from_mapping, to_mapping
+from gfmpot.config import did_you_mean
 from gfmpot.graph import AtomGraph, edge_vectors, sum_per_structure
 from gfmpot.graph.ops import forces_from_edge_gradients, stress_from_edge_gradients
 from gfmpot.graph.sparse import gradients_of, want_weights_only
 from gfmpot.models.answering import Answering
-from gfmpot.models.backbone import BackboneConfig, Evaluator, backbone_config, backbone_mapping, build_backbone
+from gfmpot.models.backbone import Evaluator, build_backbone
 from gfmpot.models.branch_weights import BranchWeightMLP, masked_softmax
-from gfmpot.models.branches import BranchHeads, BranchInfo, HeadConfig
+from gfmpot.models.branches import BranchHeads, BranchInfo
 from gfmpot.models.conditioning import AtomEmbedding
 from gfmpot.models.error_estimate import ErrorEstimate
+from gfmpot.models.potential_config import PotentialConfig
+from gfmpot.models.prediction import Prediction
 from gfmpot.models.references import References
 from gfmpot.models.repulsion import ScreenedRepulsion
 
 Spread = Literal["none", "energy", "forces"]
 Network = Callable[[Tensor, AtomGraph], Tensor]
 Joint = Callable[[Tensor, Tensor, AtomGraph, Tensor], tuple[Tensor, Tensor, Tensor]]
-
-
-@dataclass(frozen=True)
-class PotentialConfig:
-    """Everything that fixes the shape of a potential, except its branches."""
-
-    backbone: BackboneConfig
-    head: HeadConfig = field(default_factory=HeadConfig)
-    weight_hidden: tuple[int, ...] = (128, 64)
-    max_neighbours: int | None = None
-    """The paper's cap of 20 nearest neighbours; None (the default) keeps all within the cutoff."""
-
-    error_hidden: int | None = None
-    """Width of the network that estimates errors; None without one, as it is before training is finished."""
-
-    repulsion: Literal["zbl", "none"] = "zbl"
-    """Of nuclei at short range, added to every branch (:mod:`gfmpot.models.repulsion`)."""
-
-    def __post_init__(self) -> None:
-        if self.max_neighbours is not None and self.max_neighbours < 1:
-            raise ValueError(f"max_neighbours must be at least 1, got {self.max_neighbours}; None keeps all")
-
-    @classmethod
-    def from_mapping(cls, mapping: Mapping[str, Any]) -> PotentialConfig:
-        """From plain types, as in a checkpoint or a YAML file; ``backbone`` is ``{"name": ..., **settings}``."""
-        if not isinstance(mapping.get("backbone"), Mapping):
-            raise ValueError(f"model: expected backbone: {{name: ..., ...}}, got {mapping.get('backbone')!r}")
-        return from_mapping(cls, {**mapping, "backbone": backbone_config(dict(mapping["backbone"]))}, where="model")
-
-    def to_mapping(self) -> dict[str, Any]:
-        """The inverse of :meth:`from_mapping`."""
-        return {**to_mapping(self), "backbone": backbone_mapping(self.backbone)}
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """What a potential says of G structures with N atoms; NaN where there is no answer."""
-
-    energy: Tensor  # (G,) eV, float64
-    energies: Tensor | None = None  # (N,) eV per atom; None with readout="graph"
-    forces: Tensor | None = None  # (N, 3) eV/Å
-    stress: Tensor | None = None  # (G, 6) eV/Å³, Voigt; NaN without a volume
-    branch_energies: Tensor | None = None  # (G, B) eV, each on its own theory's scale; NaN if unsupported
-    branch_weights: Tensor | None = None  # (G, B)
-    energy_std: Tensor | None = None
-    """(G,) eV, estimated error; of a model without estimate the spread of the branches, NaN for fewer than two."""
-
-    forces_std: Tensor | None = None  # (N, 3) eV/Å
-    novelty: Tensor | None = None
-    """(N,) distance of each atom's surroundings from the training data, 1 at their edge; None without an estimate."""
 
 
 class Potential(nn.Module):
@@ -206,8 +156,8 @@ class Potential(nn.Module):
         energy_std = novelty = None
         if spread != "none" and self.errors is None:
             energy_std = answering.spread(aligned, blended)
-        elif spread != "none":
-            energy_std, estimated, novelty = self._estimated(features, answering.weights, graph)
+        elif spread != "none" and self.errors is not None:
+            energy_std, estimated, novelty = self.errors.of_answers(features, answering.weights, graph)
             forces_std = estimated if derivatives and spread == "forces" else None
         return Prediction(
             energy=blended + answering.offset + between,
@@ -396,21 +346,6 @@ class Potential(nn.Module):
             return None
         weights = answering.weights[graph.structure_of_atom]
         return answering.reference + (weights * (eps + answering.alignment)).sum(dim=1) + repelling
-
-    @torch.no_grad()
-    def _estimated(self, features: Tensor, weights: Tensor, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor]:
-        """(G,) eV and (N, 3) eV/Å standard deviations, and (N,) distances from the training data.
-
-        Estimates are means of absolute values and of norms; errors are taken for normally distributed.
-        """
-        assert self.errors is not None
-        energy, forces, distance = self.errors(features)
-        share = weights[graph.structure_of_atom]
-        answering = share > 0  # the others may not know their errors
-        of_structure = sum_per_structure((share * energy).masked_fill(~answering, 0.0).sum(dim=1), graph)
-        of_atom = (share * forces).masked_fill(~answering, 0.0).sum(dim=1)
-        components = (math.sqrt(math.pi / 8) * of_atom).unsqueeze(1).expand(-1, 3)
-        return math.sqrt(math.pi / 2) * of_structure, components, distance
 
     def _forces_std(
         self, forces: Tensor, aligned: Tensor, vectors: Tensor, answering: Answering, graph: AtomGraph

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from gfmpot.config import did_you_mean
 from gfmpot.models.backbones.painn import PaiNNConfig
 from gfmpot.models.branches import BranchInfo, HeadConfig
-from gfmpot.models.potential import Potential, PotentialConfig
+from gfmpot.models.potential import Potential
+from gfmpot.models.potential_config import PotentialConfig
 
 TABLE_II = (
     ("qm7x-pbe0-mbd", "PBE0+MBD"),

@@ -16,7 +16,7 @@ from gfmpot.graph import AtomGraph, build_graph
 from gfmpot.models import BranchInfo, Potential
 from gfmpot.models.backbones.painn import PaiNNConfig
 from gfmpot.models.branches import HeadConfig
-from gfmpot.models.potential import PotentialConfig
+from gfmpot.models.potential_config import PotentialConfig
 from gfmpot.ranks.launch import session
 from gfmpot.training.loss import LossConfig
 from gfmpot.training.mesh import BranchGroup, allocate_ranks
