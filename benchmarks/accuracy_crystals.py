@@ -15,12 +15,11 @@ from statistics import fmean
 from typing import Any
 
 import numpy as np
-from accuracy_models import Model, Part, attempt, number, progress, tell_failures
+from accuracy_models import Model, Part, attempt, number, progress, relaxed_cell, tell_failures
 from accuracy_pbe import Crystal, crystals
 from ase import Atoms, units
 from ase.eos import EquationOfState, birchmurnaghan
 
-from gfmpot.calculators.relaxation import relax
 from gfmpot.cli.console import table
 from gfmpot.training.report_style import CYCLE, MUTED, legend, panels, style
 
@@ -50,16 +49,12 @@ def run(models: Sequence[Model], given: argparse.Namespace) -> Part:
 
 
 def _curve(model: Model, one: Crystal) -> dict[str, Any]:
-    atoms = one.atoms.copy()
-    atoms.calc = model.calculator
-    end = relax(atoms, cell=True, fmax=0.01, steps=500)
-    if not end.converged:
-        raise ValueError(f"its cell has not converged in {end.steps} steps")
-    volumes, energies = zip(*[_strained(end.atoms, model, scale) for scale in SCALES], strict=True)
+    relaxed = relaxed_cell(one.atoms, model, fmax=0.01)
+    volumes, energies = zip(*[_strained(relaxed, model, scale) for scale in SCALES], strict=True)
     volume, least, modulus = EquationOfState(volumes, energies, eos="birchmurnaghan").fit(warn=False)
     if not volumes[0] < volume < volumes[-1]:
         raise ValueError(f"the equation of state has its minimum at {volume:.1f} Å³/atom, outside the volumes")
-    length = end.atoms.cell.lengths()[0] * (volume * len(atoms) / end.atoms.get_volume()) ** (1 / 3)
+    length = relaxed.cell.lengths()[0] * (volume * len(relaxed) / relaxed.get_volume()) ** (1 / 3)
     return {
         "volume (Å³/atom)": float(volume),
         "lattice constant (Å)": float(length),

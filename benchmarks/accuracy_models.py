@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from accuracy_remote import Remote
+from ase import Atoms
 from ase.calculators.calculator import Calculator
 
 from gfmpot import GFMCalculator
+from gfmpot.calculators.relaxation import relax
 
 T = TypeVar("T")
 Part = dict[str, Any]
@@ -65,6 +67,20 @@ def _gfn2() -> Calculator:
     except ImportError as error:
         raise ValueError("GFN2-xTB needs tblite: pip install tblite") from error
     return TBLite(method="GFN2-xTB", verbosity=0)
+
+
+def relaxed_cell(atoms: Atoms, model: Model, fmax: float) -> Atoms:
+    """A crystal with positions and cell relaxed.
+
+    Raises:
+        ValueError: 500 steps were not enough.
+    """
+    start = atoms.copy()
+    start.calc = model.calculator
+    end = relax(start, cell=True, fmax=fmax, steps=500)
+    if not end.converged:
+        raise ValueError(f"its cell has not converged in {end.steps} steps")
+    return end.atoms
 
 
 def attempt(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

@@ -15,11 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from accuracy_models import REFERENCES, Model, Part, attempt, number, progress, tell_failures
+from accuracy_models import REFERENCES, Model, Part, attempt, number, progress, relaxed_cell, tell_failures
 from accuracy_pbe import Crystal, crystals
 from ase import Atoms
 
-from gfmpot.calculators.relaxation import relax
 from gfmpot.cli.console import table
 from gfmpot.training.report_style import CYCLE, MUTED, legend, panels, style
 
@@ -56,12 +55,7 @@ def run(models: Sequence[Model], given: argparse.Namespace) -> Part:
 
 def _phonons(model: Model, one: Crystal) -> dict[str, Any]:
     """THz; imaginary frequencies are negative."""
-    start = one.atoms.copy()
-    start.calc = model.calculator
-    relaxed = relax(start, cell=True, fmax=0.002, steps=500)
-    if not relaxed.converged:
-        raise ValueError(f"its cell has not converged in {relaxed.steps} steps")
-    found = _force_constants(model, relaxed.atoms)
+    found = _force_constants(model, relaxed_cell(one.atoms, model, fmax=0.002))
     found.run_mesh(MESH, is_gamma_center=True)
     frequencies = found.mesh.frequencies
     return {

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from gfmpot.graph import AtomGraph, in_plain_operations
 from gfmpot.graph.ops import sum_over_neighbours
+from gfmpot.models.radial import polynomial_envelope
 from gfmpot.units import COULOMB
 
 SHARES = (0.18175, 0.50986, 0.28022, 0.02817)
@@ -76,7 +77,7 @@ def _half_pairs(r: Tensor, reach: Tensor, senders: Tensor, receivers: Tensor) ->
     screened = sum(waves[1:], waves[0])
     falling = sum((-rate * w for rate, w in zip(RATES[1:], waves[1:], strict=True)), -RATES[0] * waves[0]) / a
     x = (r / reach).clamp(max=1.0)
-    envelope = 1 + x**6 * (-28 + x * (48 - 21 * x))
+    envelope = polynomial_envelope(x)
     closing = x**5 * (-168 + x * (336 - 168 * x)) / reach
     bare = 0.5 * COULOMB * za * zb / r
     return bare * screened * envelope, bare * ((falling - screened / r) * envelope + screened * closing)
