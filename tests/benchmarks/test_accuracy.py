@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,17 +19,7 @@ from ase.calculators.lj import LennardJones
 
 from gfmpot.data import split_of_group
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 QUICK = argparse.Namespace(quick=True, md_references=False, data=None, plots=None, model="emt")
-
-
-@pytest.fixture(scope="module")
-def load() -> Iterator[Callable[[str], ModuleType]]:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module
-    sys.path.remove(str(BENCHMARKS))
-    for path in BENCHMARKS.glob("*.py"):  # their names are too plain to be left to other tests
-        sys.modules.pop(path.stem, None)
 
 
 @pytest.fixture(scope="module")

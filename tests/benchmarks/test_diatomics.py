@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -19,18 +19,13 @@ from gfmpot.inference import Predictor
 from gfmpot.models import BranchInfo, Potential, preset, save
 from gfmpot.models.presets import untrained
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 O2 = ("O", "O")
 BOND, DEPTH, RATE = 1.2, 5.0, 2.5
 
 
 @pytest.fixture(scope="module")
-def diatomics() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("diatomics")
-    sys.path.remove(str(BENCHMARKS))
-    for path in BENCHMARKS.glob("*.py"):  # their names are too plain to be left to other tests
-        sys.modules.pop(path.stem, None)
+def diatomics(load: Callable[[str], ModuleType]) -> ModuleType:
+    return load("diatomics")
 
 
 @pytest.fixture(scope="module")

@@ -3,25 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture(scope="module")
-def overhead() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("md_overhead")
-    sys.path.remove(str(BENCHMARKS))
-    for path in BENCHMARKS.glob("*.py"):  # their names are too plain to be left to other tests
-        sys.modules.pop(path.stem, None)
+def overhead(load: Callable[[str], ModuleType]) -> ModuleType:
+    return load("md_overhead")
 
 
 def test_network_is_within_calculator_within_step(overhead: ModuleType) -> None:

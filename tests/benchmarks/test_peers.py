@@ -7,7 +7,7 @@ import importlib
 import io
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -22,12 +22,8 @@ BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
 @pytest.fixture(scope="module")
-def peers() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("peers")
-    sys.path.remove(str(BENCHMARKS))
-    for path in BENCHMARKS.glob("*.py"):  # their names are too plain to be left to other tests
-        sys.modules.pop(path.stem, None)
+def peers(load: Callable[[str], ModuleType]) -> ModuleType:
+    return load("peers")
 
 
 @pytest.fixture(scope="module")

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 import argparse
-import importlib
-import sys
-from collections.abc import Iterator
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 
 import pytest
 
 pytest.importorskip("lmdb")  # of a benchmark that is imported on the way
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 LATENCY, BANDWIDTH = 5e-6, 1e9
 RANK = {"data": 0.1, "forward": 1.0, "backward": 2.0, "communication": 0.0, "optimizer": 0.4, "structures": 16.0}
 
 
 @pytest.fixture(scope="module")
-def scaling() -> Iterator[ModuleType]:
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("scaling")
-    sys.path.remove(str(BENCHMARKS))
-    for path in BENCHMARKS.glob("*.py"):  # their names are too plain to be left to other tests
-        sys.modules.pop(path.stem, None)
+def scaling(load: Callable[[str], ModuleType]) -> ModuleType:
+    return load("scaling")
 
 
 def test_sum_of_two_ranks_is_an_exchange_of_halves_there_and_back(scaling: ModuleType) -> None:
