@@ -19,7 +19,6 @@ inside the envelope; the norm is :math:`\sqrt{|V v|^2 + \epsilon^2}`, smooth at 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from gfmpot.config import tunable
 from gfmpot.graph import AtomGraph, filtered_neighbour_sums, in_plain_operations
 from gfmpot.models.backbone import Backbone, BackboneConfig, TrainingKernels
+from gfmpot.models.dense import mlp
 from gfmpot.models.radial import BesselBasis
 
 if TYPE_CHECKING:
@@ -170,11 +170,3 @@ class Update(nn.Module):
         a_ss, a_sv, *a_vv = self.gates(torch.cat([s, norm], dim=1)).split(self.features, dim=1)
         s = s + a_ss + a_sv * (u * w).sum(dim=1)
         return s, v + a_vv[0].unsqueeze(1) * u if a_vv else v
-
-
-def mlp(*widths: int) -> nn.Sequential:
-    """Linear layers with SiLU between them."""
-    layers: list[nn.Module] = []
-    for inner, outer in pairwise(widths):
-        layers += [nn.Linear(inner, outer), nn.SiLU()]
-    return nn.Sequential(*layers[:-1])
