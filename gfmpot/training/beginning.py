@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,12 +24,14 @@ def begun_with(model: Potential, config: PotentialConfig, branches: Sequence[Bra
     """A potential with the weights of ``model``: its backbone, and those of its branches that have the same names.
 
     Such branches keep the unit and the reference energies that their weights were trained with; elements that are new
-    to them, other branches and the weights of the blend begin anew.
+    to them, other branches and the weights of the blend begin anew. A run with more ``hidden`` features than the model
+    begins with the same function: what was there does not listen to what is new until it is trained (after Chen et al.,
+    Net2Net, arXiv:1511.05641).
 
     Raises:
         ValueError: another architecture, or no branch in common.
     """
-    _require_same_shape(model.config, config)
+    widths = _widths(model.config, config)
     before = {branch.name: (row, branch) for row, branch in enumerate(model.branches)}
     kept = [before[branch.name][1] if branch.name in before else None for branch in branches]
     if not any(kept):
@@ -41,18 +44,29 @@ def begun_with(model: Potential, config: PotentialConfig, branches: Sequence[Bra
     own = potential.state_dict()
     for name, tensor in model.state_dict().items():
         if name.startswith(("backbone.", "embedding.")):
-            own[name] = tensor
+            own[name] = _widened(own[name], tensor, *widths)
         elif name.startswith("heads."):
-            own[name] = _rows(own[name], tensor, infos, before)
+            own[name] = _rows(own[name], tensor, infos, before, widths)
     potential.load_state_dict(own)
     return potential
 
 
-def _require_same_shape(model: PotentialConfig, run: PotentialConfig) -> None:
-    for name in ("backbone", "head", "max_neighbours", "repulsion"):
-        ours, theirs = getattr(run, name), getattr(model, name)
+def _widths(model: PotentialConfig, run: PotentialConfig) -> tuple[int, int]:
+    """Features of the model and of the run, if that is the only difference, and the run has not fewer."""
+    before, now = (getattr(config.backbone, "hidden", 0) for config in (model, run))
+    changes: dict[str, Any] = {"hidden": now} if 0 < before < now else {}
+    widened = dataclasses.replace(model.backbone, **changes)
+    for name, theirs in (
+        ("backbone", widened),
+        *((n, getattr(model, n)) for n in ("head", "max_neighbours", "repulsion")),
+    ):
+        ours = getattr(run, name)
         if ours != theirs:
-            raise ValueError(f"begin_with: the model's {name} is {theirs}, the run's {ours}; make them the same")
+            raise ValueError(
+                f"begin_with: the model's {name} is {getattr(model, name)}, the run's {ours}; make them the same "
+                "(a run may have more hidden features)"
+            )
+    return before, now
 
 
 def _with_units(branch: BranchInfo, before: BranchInfo) -> BranchInfo:
@@ -60,8 +74,35 @@ def _with_units(branch: BranchInfo, before: BranchInfo) -> BranchInfo:
 
 
 def _rows(
-    own: Tensor, old: Tensor, branches: Sequence[BranchInfo], before: dict[str, tuple[int, BranchInfo]]
+    own: Tensor,
+    old: Tensor,
+    branches: Sequence[BranchInfo],
+    before: dict[str, tuple[int, BranchInfo]],
+    widths: tuple[int, int],
 ) -> Tensor:
     """Weights of all branches (B, ...), those of known ones from ``old``."""
-    rows = [old[before[b.name][0]] if b.name in before else own[i] for i, b in enumerate(branches)]
+    rows = [
+        _widened(own[i], old[before[b.name][0]], *widths) if b.name in before else own[i]
+        for i, b in enumerate(branches)
+    ]
     return torch.stack(rows)
+
+
+def _widened(own: Tensor, old: Tensor, before: int, now: int) -> Tensor:
+    """Fresh weights with ``old`` ones in their places; those from new features to old ones are zero.
+
+    A dimension is a number of blocks of features, and the last one of several is what a layer reads.
+    """
+    places = [_places(size, new, before, now) for size, new in zip(old.shape, own.shape, strict=True)]
+    widened = own.clone()
+    if old.ndim > 1:
+        widened[places[0]] = 0.0
+    widened[torch.meshgrid(*places, indexing="ij")] = old.to(own.dtype)
+    return widened
+
+
+def _places(size: int, new: int, before: int, now: int) -> Tensor:
+    """Where (size,) what was in a dimension is in the new one."""
+    if size == new:
+        return torch.arange(size)
+    return (now * torch.arange(size // before).unsqueeze(1) + torch.arange(before)).flatten()

@@ -116,6 +116,8 @@ class TrainConfig:
             raise ValueError(
                 f"gradients: differences need parallel: ddp and fp32 or fp64, got {self.parallel} and {self.precision}"
             )
+        if self.optim.method == "muon" and self.parallel == "fsdp":
+            raise ValueError("optim: muon needs whole matrices; use parallel: ddp or task, or method: adamw")
         if "error_hidden" in self.model:
             raise ValueError("model: error_hidden comes with the estimate of errors, after training; leave it out")
         names = [branch.name for branch in self.branches if branch.name]

@@ -126,6 +126,23 @@ def test_beginning_with_a_model(trained: Trainer, data: Path, tmp_path: Path) ->
         Trainer(dataclasses.replace(config(begin_with=path), branches=strangers), data, tmp_path / "b")
 
 
+def test_beginning_wider(trained: Trainer, data: Path, tmp_path: Path) -> None:
+    """A network with more features begins with the same function, and all of it learns."""
+    path = str(save(trained.potential, tmp_path / "model.safetensors"))
+    model = config().model
+    wider = {**model, "backbone": {**model["backbone"], "hidden": 2 * model["backbone"]["hidden"]}}
+    begun = Trainer(config(begin_with=path, model=wider), data, tmp_path / "run")
+    before, after = trained.validate(), begun.validate()
+    for branch in (METALS, ORGANICS):
+        assert after[branch]["forces_mae"] == pytest.approx(before[branch]["forces_mae"], rel=1e-4)
+    start = {name: p.clone() for name, p in begun.potential.backbone.named_parameters()}
+    begun.fit()
+    assert all(not torch.equal(start[name], p) for name, p in begun.potential.backbone.named_parameters())
+    narrower = {**model, "backbone": {**model["backbone"], "hidden": 8}}
+    with pytest.raises(ValueError, match=r"backbone is .*\(a run may have more hidden features\)"):
+        Trainer(config(begin_with=path, model=narrower), data, tmp_path / "other")
+
+
 def test_silent_branches_do_not_teach(trained: Trainer, data: Path) -> None:
     corpora, settings = trained.corpora, WeightConfig(structures=20, epochs=3, silent=(ORGANICS,))
     _, fit = blended(trained.potential, corpora, settings, Launch())
@@ -187,9 +204,41 @@ class StopAfter(EndOfJob):
         return self.left <= 0
 
 
-@pytest.mark.parametrize("precision", ["fp64", "fp32"])
-def test_resumed_run_equals_uninterrupted(data: Path, tmp_path: Path, precision: str) -> None:
-    settings = config(steps=20, validate_every=8, precision=precision)
+MUON = {"method": "muon", "learning_rate": 3e-3, "matrix_learning_rate": 1e-2, "warmup_steps": 5, "ema": 0.95}
+
+
+def wider(**changes: object) -> TrainConfig:
+    """With features enough for matrices of their own."""
+    model = config().model
+    return config(model={**model, "backbone": {**model["backbone"], "hidden": 32}}, optim=MUON, **changes)
+
+
+def test_muon(data: Path, tmp_path: Path) -> None:
+    """Steps of the backbone's matrices are orthogonal, those of all else are AdamW's; errors fall."""
+    trainer = Trainer(wider(steps=120), data, tmp_path)
+    weight = trainer.potential.backbone.messages[1].scalars[2].weight  # type: ignore[index,union-attr,operator]
+    before, start = trainer.validate(), weight.detach().clone()
+    trainer.fit()
+    after = trainer.validate()
+    assert after[METALS]["forces_mae"] < 0.7 * before[METALS]["forces_mae"]
+    assert not torch.equal(start, weight)
+    one = Trainer(wider(steps=1), data, tmp_path / "one")
+    one.fit()
+    moved = one.potential.backbone.messages[1].scalars[2].weight.detach() - start  # type: ignore[index,union-attr]
+    largest = float(torch.linalg.matrix_norm(moved.double(), ord=2))
+    warm = 1 / MUON["warmup_steps"]  # type: ignore[operator]
+    assert largest == pytest.approx(warm * 1e-2 * 0.2 * max(moved.shape) ** 0.5, rel=0.3)  # whatever the gradient is
+
+
+def test_muon_needs_whole_matrices() -> None:
+    with pytest.raises(ValueError, match="muon needs whole matrices; use parallel: ddp or task"):
+        wider(parallel="fsdp")
+
+
+@pytest.mark.parametrize("variant", ["fp64", "fp32", "muon"])
+def test_resumed_run_equals_uninterrupted(data: Path, tmp_path: Path, variant: str) -> None:
+    lengths = {"steps": 20, "validate_every": 8}
+    settings = wider(**lengths) if variant == "muon" else config(**lengths, precision=variant)
     whole = Trainer(settings, data, tmp_path / "whole")
     assert whole.fit()
     first = Trainer(settings, data, tmp_path / "parts")
