@@ -15,10 +15,12 @@ from gfmpot.cli import (
     data,
     evaluate,
     export,
+    hpo,
     info,
     md,
     predict,
     pretrain,
+    promote,
     relax,
     report,
     screen,
@@ -44,6 +46,8 @@ VERBS = (
     export.export,
     pretrain.pretrain,
     train_branch_weights.train_branch_weights,
+    hpo.hpo,
+    promote.promote,
     report.report,
 )
 for verb in VERBS:

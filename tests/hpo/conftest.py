@@ -1,0 +1,104 @@
+"""Data that trials can learn from in seconds, and trials that only pretend to."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
+
+from gfmpot.data import FrameSet
+from gfmpot.hpo.launching import Launcher
+from gfmpot.hpo.protocol import Protocol, branches_of, opened
+from gfmpot.hpo.space import build_space
+
+SMALL = (
+    *("backbone.hidden=16", "backbone.layers=2", "backbone.radial_basis=4", "backbone.cutoff=4", "head.*"),
+    *(
+        "head.branch_width=16",
+        "head.shared_layers=0",
+        "batch.structures=4",
+        "validation_structures=6",
+        "reading.threads=1",
+    ),
+    *("split.valid=0.2", "split.test=0.2", "optim.ema=0.9", "loss.*"),
+)
+"""Settings under which a trial takes seconds."""
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Two packed files."""
+    folder = tmp_path_factory.mktemp("data")
+    solids = [_frame(bulk(("Cu", "Al")[i % 2], cubic=True), i) for i in range(70)]
+    molecules = [_frame(molecule(("CH4", "H2O")[i % 2]), i) for i in range(70)]
+    return [_packed(folder / "solids-emt.npz", solids), _packed(folder / "molecules-emt.npz", molecules)]
+
+
+def _frame(atoms: Atoms, seed: int) -> Atoms:
+    atoms.rattle(0.1, seed=seed)
+    atoms.calc = EMT()
+    atoms.get_forces()
+    return atoms
+
+
+def _packed(path: Path, structures: list[Atoms]) -> Path:
+    frames = FrameSet.from_atoms(structures)
+    fields = ("numbers", "positions", "energy", "forces", "stress", "cell", "pbc", "charge", "spin")
+    names, group = np.unique(frames.group, return_inverse=True)
+    arrays = {name: getattr(frames, name) for name in fields}
+    np.savez(path, natoms=frames.atoms_per_structure, group=group, group_labels=names, **arrays)
+    return path
+
+
+@pytest.fixture(scope="session")
+def protocol(data: list[Path]) -> Protocol:
+    """Of small trials: the learning rate, its method and the width of the batch are searched."""
+    space = build_space("painn", SMALL, ["optim.weight_decay=1e-6:1e-2:log"])
+    branches, sizes = opened(branches_of(data), SPLIT)
+    return Protocol(space, branches, sizes, fraction=0.3, epochs=2, device="cpu")
+
+
+SPLIT = {"valid": 0.2, "test": 0.2}
+
+PRETENDED = """
+import json, os, signal, sys, time
+from pathlib import Path
+
+argument = dict(zip(sys.argv, sys.argv[1:]))
+spec, out = Path(argument["--spec"]), Path(argument["--out"])
+trial = json.loads(spec.read_text())
+folder, number, rate = spec.parent, trial["trial"], trial["values"]["optim.learning_rate"]
+with (folder.parent.parent / "started.txt").open("a") as file:
+    file.write(f"{number}\\n")
+
+def write(**more):
+    partial = out.with_suffix(".partial")
+    partial.write_text(json.dumps({"trial": number, **more}))
+    partial.replace(out)
+
+def loss(epoch=20):
+    return 1 + abs(rate - 1e-3) / 1e-3 + 1 / epoch
+
+BODY
+"""
+
+
+@pytest.fixture
+def pretending(tmp_path: Path) -> Callable[..., Launcher]:
+    """A launcher of a program that takes the place of a trial; its lines know ``number``, ``loss()`` and ``write``."""
+
+    def make(body: str, concurrent: int = 1, minutes: float | None = None, grace: float = 5.0) -> Launcher:
+        script = tmp_path / "pretended_trial.py"
+        script.write_text(PRETENDED.replace("BODY", body))
+        return Launcher(f"{sys.executable} -I -S {script}", concurrent=concurrent, minutes=minutes, grace=grace)
+
+    return make
+
+
+COMPLETES = 'write(status="completed", validation_loss=loss(), epochs=2.0, seconds_per_epoch=0.1 * number + 0.1)'
