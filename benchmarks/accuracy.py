@@ -27,7 +27,7 @@ import torch
 from accuracy_models import ENVIRONMENTS, REFERENCES, Model, open_models
 from common import environment, write
 
-PARTS = ("crystals", "phonons", "molecules", "scans", "md", "relaxations", "uncertainty")
+PARTS = ("crystals", "phonons", "molecules", "scans", "md", "relaxations", "uncertainty", "blend")
 """Each is a module ``accuracy_<part>`` with ``run``, ``show`` and ``draw``."""
 
 
