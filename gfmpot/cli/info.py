@@ -1,4 +1,4 @@
-"""``gfmpot info``: the card of a model, or the shape of a preset."""
+"""``gfmpot info``: the card of a model, the shape of a preset, or the settings of a backbone."""
 
 from __future__ import annotations
 
@@ -29,15 +29,24 @@ def info(
     preset: Annotated[
         str | None, typer.Option("--preset", help="Describe a shape without weights: default, lead or small.")
     ] = None,
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="Describe the settings of a backbone, or list all of them (all).")
+    ] = None,
 ) -> None:
     """Show what a model is: its levels of theory, elements, errors, size, and licences."""
     with clean_errors():
-        if preset is None:
-            _describe_model(model)
-        elif model != "default":
-            raise ValueError(f"give a model ({model}) or --preset {preset}, not both")
-        else:
+        given = {"--preset": preset, "--backbone": backbone, "a model": None if model == "default" else model}
+        asked = [f"{what} ({value})" for what, value in given.items() if value is not None]
+        if len(asked) > 1:
+            raise ValueError(f"expected one of a model, --preset and --backbone, got {' and '.join(asked)}")
+        if backbone is not None:
+            from gfmpot.cli.info_backbones import describe_backbones
+
+            describe_backbones(backbone)
+        elif preset is not None:
             _describe_preset(preset)
+        else:
+            _describe_model(model)
 
 
 def _describe_model(model: str) -> None:

@@ -83,7 +83,8 @@ def test_the_lead_preset_beside_the_paper(call) -> None:
     [
         (["info", "--preset", "leed"], "error: no preset 'leed'; did you mean 'lead'?"),
         (["info", "defalt"], "error: no model or file 'defalt'"),
-        (["info", "default2", "--preset", "lead"], "not both"),
+        (["info", "default2", "--preset", "lead"], "expected one of a model, --preset and --backbone"),
+        (["info", "--backbone", "pain"], "error: no backbone 'pain'; did you mean 'painn'?"),
     ],
 )
 def test_mistakes(call, arguments: list[str], message: str) -> None:
@@ -102,3 +103,12 @@ def test_names_are_found_in_the_cache(call, tiny_model: Path, tmp_path: Path) ->
     (tmp_path / "cache" / "mine.safetensors").write_bytes(tiny_model.read_bytes())
     assert fingerprint(tiny_model) in call("info", "mine").stdout
     assert "did you mean 'mine'?" in call("info", "mime", code=2).stderr
+
+
+def test_backbones(call) -> None:
+    every = call("info", "--backbone", "all").stdout
+    assert all(f" {name} " in every for name in ("painn", "schnet", "egnn", "dimenet", "mace", "pnaeq"))
+    one = call("info", "--backbone", "schnet").stdout
+    assert "continuous-filter convolutions" in one
+    assert "gaussians" in one
+    assert "3 to 100" in one
