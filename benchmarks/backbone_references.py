@@ -2,9 +2,9 @@
 
 python benchmarks/backbone_references.py NAME INPUTS.npz REPEATS
 
-Runs where the original is installed; gfmpot need not be. Every model gets edges, edge vectors and what its sizes are, and
-gives milliseconds of energy and forces (the gradient by edge vectors) and of a training step's gradient (through the
-forces), as a line of JSON. What finds neighbours is not part of it.
+Runs where the original is installed; gfmpot need not be. Every model gets edges, edge vectors and its sizes, and gives
+milliseconds of energy and forces (the gradient by edge vectors) and of a training step's gradient (through the forces),
+as a line of JSON. What finds neighbours is not part of it.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ python benchmarks/backbones.py [--hidden 64] [--layers 3] [--repeats 5] [--only 
 Energy and forces, and the gradient of a training step through the forces, of 64 atoms of MgO and of 16 molecules within
 5 Å: float32, one thread, CPU time, medians. All have the same width and number of message passes, and else their
 defaults. "answer" is what a calculator does, with kernels where there are some, and "plain" the same by PyTorch's
-operations; "step" is what training does. Originals get the same edges and sizes, in an environment of their own where their
-pins clash (benchmarks/envs/README.md); those that are not installed are left out, and said.
+operations; "step" is what training does. Originals get the same edges and sizes, in an environment of their own where
+their pins clash (benchmarks/envs/README.md); those that are not installed are left out, and said.
 """
 
 from __future__ import annotations
@@ -30,12 +30,11 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from backbone_references import REFERENCES
 from common import environment, write
-from torch import Tensor
 
 from gfmpot.cli.console import table
 from gfmpot.config import to_mapping
 from gfmpot.graph import AtomGraph, edge_vectors, graph_from_atoms
-from gfmpot.models import BackboneConfig, Potential, PotentialConfig, available_backbones, backbone_class
+from gfmpot.models import BackboneConfig, PotentialConfig, available_backbones, backbone_class
 from gfmpot.models.presets import untrained
 from gfmpot.training.loss import LossConfig, loss_sums
 
