@@ -89,10 +89,10 @@ def hpo(
         from gfmpot.hpo.surrogate import deephyper
 
         deephyper()
-        protocol = base.protocol(fraction=fraction, epochs=epochs, seed=seed, weights=weights, device=device)
         target = folder or Path("runs") / f"hpo-{base.space.backbone}"
         budget = hpo_setup.budget(max_evals, max_hours, stopper, seed_from or [])
         start = hpo_setup.launcher(launcher, ranks, concurrent, trial_minutes)
+        protocol = base.protocol(fraction=fraction, epochs=epochs, seed=seed, weights=weights, device=device)
         _finish(_search(protocol, budget, start, target, ray=ray), target)
 
 

@@ -32,12 +32,12 @@ class Base:
         """
         from gfmpot.hpo.protocol import Protocol, opened
 
+        given = {name: value for name, value in settings.items() if name != "weights" or value is not None}
+        made = Protocol(self.space, self.branches, tuple(1 for _ in self.branches), **given)
+        made.run(self.space.defaults)  # wrong settings are an error now, not the reason why each trial fails
         split = {n.removeprefix("split."): v for n, v in self.space.fixed.items() if n.startswith("split.")}
         branches, sizes = opened(self.branches, split)
-        given = {name: value for name, value in settings.items() if name != "weights" or value is not None}
-        made = Protocol(self.space, branches, sizes, **given)
-        made.run(self.space.defaults)  # wrong settings are an error now, not the reason why each trial fails
-        return made
+        return replace(made, branches=branches, sizes=sizes)
 
 
 def check_names(space: str, stopper: str) -> None:
@@ -102,10 +102,17 @@ def _absolute(branch: BranchData, folder: Path) -> BranchData:
 
 
 def budget(max_evals: int, max_hours: float | None, stopper: str, seeds: Sequence[Path]) -> Budget:
-    """How much is searched."""
+    """How much is searched.
+
+    Raises:
+        ValueError: a seed that is no campaign.
+    """
     from gfmpot.hpo.campaign import Budget
+    from gfmpot.hpo.folder import CampaignFolder
     from gfmpot.hpo.stopping import Rule
 
+    for seed in seeds:
+        CampaignFolder(seed).protocol()
     rules: dict[str, Rule] = {rule: rule for rule in get_args(Rule)}
     return Budget(max_evals, max_hours, rules[stopper], tuple(seeds))
 

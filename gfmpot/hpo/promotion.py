@@ -173,6 +173,7 @@ def _train(
         progress = (trainer.epoch, trainer.hours, complete, candidate.searched_loss)
         ranked = Ranked(candidate.name, known, *progress, metrics, reason, hours)
         if complete and launch.is_main:
+            folder.mkdir(parents=True, exist_ok=True)
             write_json(file, to_mapping(ranked))
         return ranked
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -104,7 +104,14 @@ def branches_of(files: Sequence[Path]) -> tuple[BranchData, ...]:
 
             raise FileNotFoundError(f"no data {path}{similar_name(path)}")
         branches.append(BranchData((str(path.resolve()),), name=path.stem if path.suffix == ".npz" else ""))
+    _different(branch.name for branch in branches if branch.name)
     return tuple(branches)
+
+
+def _different(names: Iterable[str]) -> None:
+    every = list(names)
+    if len(set(every)) < len(every):
+        raise ValueError(f"branches must have different names, got {', '.join(every)}; --config can name them")
 
 
 def opened(branches: Sequence[BranchData], split: Mapping[str, Any]) -> tuple[tuple[BranchData, ...], tuple[int, ...]]:
@@ -121,7 +128,6 @@ def opened(branches: Sequence[BranchData], split: Mapping[str, Any]) -> tuple[tu
     sides = from_mapping(SplitConfig, split, where="split")
     corpora = [read_branch(branch, [Path(file) for file in branch.files], sides) for branch in branches]
     names = [corpus.info.name for corpus in corpora]
-    if len(set(names)) < len(names):
-        raise ValueError(f"branches must have different names, got {', '.join(names)}; --config can name them")
+    _different(names)
     named = tuple(replace(branch, name=name) for branch, name in zip(branches, names, strict=True))
     return named, tuple(len(corpus.splits["train"]) for corpus in corpora)

@@ -11,6 +11,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from pretended import PRETENDED
 
 from gfmpot.data import FrameSet
 from gfmpot.hpo.launching import Launcher
@@ -18,15 +19,9 @@ from gfmpot.hpo.protocol import Protocol, branches_of, opened
 from gfmpot.hpo.space import build_space
 
 SMALL = (
-    *("backbone.hidden=16", "backbone.layers=2", "backbone.radial_basis=4", "backbone.cutoff=4", "head.*"),
-    *(
-        "head.branch_width=16",
-        "head.shared_layers=0",
-        "batch.structures=4",
-        "validation_structures=6",
-        "reading.threads=1",
-    ),
-    *("split.valid=0.2", "split.test=0.2", "optim.ema=0.9", "loss.*"),
+    *("backbone.hidden=16", "backbone.layers=2", "backbone.radial_basis=4", "backbone.cutoff=4"),
+    *("head.*", "head.branch_width=16", "head.shared_layers=0", "loss.*", "optim.ema=0.9", "batch.structures=4"),
+    *("split.valid=0.2", "split.test=0.2", "validation_structures=6", "reading.threads=1"),
 )
 """Settings under which a trial takes seconds."""
 
@@ -66,28 +61,6 @@ def protocol(data: list[Path]) -> Protocol:
 
 SPLIT = {"valid": 0.2, "test": 0.2}
 
-PRETENDED = """
-import json, os, signal, sys, time
-from pathlib import Path
-
-argument = dict(zip(sys.argv, sys.argv[1:]))
-spec, out = Path(argument["--spec"]), Path(argument["--out"])
-trial = json.loads(spec.read_text())
-folder, number, rate = spec.parent, trial["trial"], trial["values"]["optim.learning_rate"]
-with (folder.parent.parent / "started.txt").open("a") as file:
-    file.write(f"{number}\\n")
-
-def write(**more):
-    partial = out.with_suffix(".partial")
-    partial.write_text(json.dumps({"trial": number, **more}))
-    partial.replace(out)
-
-def loss(epoch=20):
-    return 1 + abs(rate - 1e-3) / 1e-3 + 1 / epoch
-
-BODY
-"""
-
 
 @pytest.fixture
 def pretending(tmp_path: Path) -> Callable[..., Launcher]:
@@ -99,6 +72,3 @@ def pretending(tmp_path: Path) -> Callable[..., Launcher]:
         return Launcher(f"{sys.executable} -I -S {script}", concurrent=concurrent, minutes=minutes, grace=grace)
 
     return make
-
-
-COMPLETES = 'write(status="completed", validation_loss=loss(), epochs=2.0, seconds_per_epoch=0.1 * number + 0.1)'

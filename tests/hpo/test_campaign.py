@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import COMPLETES  # type: ignore[import-not-found]
+from pretended import COMPLETES
 
 from gfmpot.hpo.campaign import Budget, Campaign, Standing, earlier
 from gfmpot.hpo.folder import CampaignFolder

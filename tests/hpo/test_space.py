@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from gfmpot.hpo.protocol import Protocol
@@ -36,6 +38,31 @@ def test_every_backbone_has_a_space(backbone: str) -> None:
     assert {"backbone.cutoff", "head.branch_layers", "head.branch_width", *OWN} < set(space.names)
     assert not {"loss.energy", "optim.method"} & set(space.names)
     assert all(p.kind == "choice" or p.low < p.high for p in space.parameters)
+
+
+STRANGER = """
+from dataclasses import dataclass
+from gfmpot.config import tunable
+from gfmpot.models.backbone import Backbone, BackboneConfig
+
+@dataclass(frozen=True)
+class Config(BackboneConfig):
+    hidden: int = tunable(32, 10, 50)
+    gate: str = tunable("soft", choices=("soft", "hard"))
+
+class Stranger(Backbone):
+    Config = Config
+"""
+
+
+def test_a_new_backbone_brings_its_ranges(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gfmpot.models import backbones
+
+    (tmp_path / "stranger.py").write_text(STRANGER)
+    monkeypatch.setattr(backbones, "__path__", [*backbones.__path__, str(tmp_path)])
+    found = {p.name: p.range for p in build_space("stranger", ["backbone.cutoff=6"]).parameters}
+    assert found["backbone.hidden"] == "10 to 50"
+    assert found["backbone.gate"] == "soft, hard"
 
 
 def test_narrowing_and_fixing() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import COMPLETES  # type: ignore[import-not-found]
+from pretended import COMPLETES
 
 from gfmpot.config import from_mapping
 from gfmpot.hpo import trial
