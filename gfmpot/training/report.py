@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +13,7 @@ from gfmpot.training.report_parity import parity_plots
 from gfmpot.training.report_plots import learning_curves, optimisation, phase_breakdown, throughput
 from gfmpot.training.report_resources import resources
 from gfmpot.training.report_run import Run, read_run
-from gfmpot.training.report_search import read_search, search_sections
+from gfmpot.training.report_search import Search, read_search, search_sections, searches_sections
 from gfmpot.training.report_style import Picture, style
 from gfmpot.training.report_tables import (
     configuration,
@@ -29,7 +30,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
     """Draw a run, compare several, or show a search.
 
     Args:
-        folders: of training runs (with ``log.jsonl``), or one of a search (with DeepHyper's ``results.csv``).
+        folders: of training runs (with ``log.jsonl``), or of searches (with DeepHyper's ``results.csv``).
         out: the page; ``FOLDER/report/index.html`` by default, figures in the same folder. Figures of another page go
             to a folder of its name beside it.
 
@@ -41,7 +42,7 @@ def write_report(folders: Sequence[Path], out: Path | None = None) -> Path:
         OSError: something cannot be read or written.
     """
     if not folders or (len(folders) > 1 and out is None):
-        raise ValueError(f"a report of {len(folders)} runs needs a file to write, e.g. --out comparison.html")
+        raise ValueError(f"a report of {len(folders)} folders needs a file to write, e.g. --out comparison.html")
     out = out or folders[0] / "report" / "index.html"
     with style():
         title, lead, sections, pictures = _contents(folders)
@@ -62,10 +63,13 @@ def _contents(folders: Sequence[Path]) -> Contents:
     if "search" not in kinds:
         runs = _named([read_run(folder) for folder in folders])
         return _one(runs[0]) if len(runs) == 1 else _several(runs)
-    if len(folders) > 1:
-        raise ValueError(f"{folders[kinds.index('search')]} is a search: report it alone")
-    sections, pictures = search_sections(read_search(folders[0]))
-    return f"Search {folders[0].resolve().name}", str(folders[0]), sections, pictures
+    if "run" in kinds:
+        raise ValueError(f"{folders[kinds.index('search')]} is a search: report it alone, or with other searches")
+    searches = _distinct([read_search(folder) for folder in folders])
+    if len(searches) == 1:
+        return f"Search {searches[0].name}", str(folders[0]), *search_sections(searches[0])
+    names = ", ".join(search.name for search in searches)
+    return f"Comparison of {len(searches)} searches", names, *searches_sections(searches)
 
 
 def _kind(folder: Path) -> str:
@@ -82,6 +86,11 @@ def _named(runs: list[Run]) -> list[Run]:
     for run in runs:
         run.name = run.name if names.count(run.name) == 1 else str(run.folder)
     return runs
+
+
+def _distinct(searches: list[Search]) -> list[Search]:
+    names = [search.name for search in searches]
+    return [s if names.count(s.name) == 1 else dataclasses.replace(s, name=str(s.folder)) for s in searches]
 
 
 def _one(run: Run) -> Contents:
