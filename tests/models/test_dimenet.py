@@ -18,13 +18,13 @@ from torch import Tensor, nn
 
 from gfmpot.config import from_mapping
 from gfmpot.data import FrameSet
-from gfmpot.graph import AtomGraph, edge_vectors, graph_from_atoms, plain_operations
+from gfmpot.graph import AtomGraph, edge_vectors, graph_from_atoms, plain_operations, reverse_edges
 from gfmpot.graph.ops import forces_from_edge_gradients
 from gfmpot.inference.tracing import example_graph, lifted, network, traced
 from gfmpot.models import backbone_class
 from gfmpot.models.backbone import backbone_config, backbone_mapping, build_backbone
 from gfmpot.models.backbones._dimenet_basis import Harmonics, RadialFunctions, bessel_roots
-from gfmpot.models.backbones._dimenet_triplets import EdgePairs, reverse_edges
+from gfmpot.models.backbones._dimenet_triplets import EdgePairs
 from gfmpot.models.backbones.dimenet import DimeNet, DimeNetConfig
 from gfmpot.testing import random_potential
 from gfmpot.training.config import TrainConfig

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gfmpot.graph import AtomGraph, gather_senders, in_plain_operations, sum_over_neighbours
+from gfmpot.graph import AtomGraph, in_plain_operations, reverse_edges
 from gfmpot.models.backbones._dimenet_basis import Harmonics
 
 WIDTHS = (12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
@@ -119,47 +119,6 @@ def _by_order(angular: Tensor) -> tuple[Tensor, ...]:
     """(..., L²) to (..., 2 l + 1) of each l."""
     sizes = range(1, 2 * math.isqrt(angular.shape[-1]), 2)
     return torch.split(angular, list(sizes), dim=-1)
-
-
-def reverse_edges(graph: AtomGraph) -> tuple[Tensor, Tensor]:
-    """(E,) for each edge that between the same atoms the other way, and (E, 1) bool, whether there is one.
-
-    Built once per graph. Without a cap on neighbours every edge has one.
-    """
-    if "_reverse_edges" not in graph.__dict__:
-        graph.__dict__["_reverse_edges"] = _find_reverse_edges(graph)
-    found: tuple[Tensor, Tensor] = graph.__dict__["_reverse_edges"]
-    return found
-
-
-def _find_reverse_edges(graph: AtomGraph) -> tuple[Tensor, Tensor]:
-    """By sorting edges and their reverses by the same keys.
-
-    A trace for a compiler has no cell shifts, but edges in order of them: of those between the same two atoms, the
-    first one way is then paired with the last one the other way. That is why reverses are sorted from last to first.
-    """
-    here, order = torch.sort(_keys(graph.receivers, graph.senders, graph.cell_shifts, graph), stable=True)
-    flipped = _keys(graph.senders, graph.receivers, -graph.cell_shifts, graph).flip(0)
-    there, back = torch.sort(flipped, stable=True)
-    count = torch.arange(graph.n_edges, device=here.device)
-    place = torch.searchsorted(here, there) + count - torch.searchsorted(there, there)
-    place = place.clamp(max=graph.n_edges - 1)
-    edges = graph.n_edges - 1 - back
-    reverse = torch.empty_like(order).scatter(0, edges, order.index_select(0, place))
-    exists = torch.empty_like(edges, dtype=torch.bool).scatter(0, edges, here.index_select(0, place) == there)
-    return reverse, exists.unsqueeze(1)
-
-
-def _keys(first: Tensor, second: Tensor, shifts: Tensor, graph: AtomGraph) -> Tensor:
-    """(E,) one integer for each pair of atoms and shift, the same for equal ones.
-
-    It overflows where atoms are 10⁴ cells away in structures of 10⁴ atoms, without harm unless two happen to meet.
-    """
-    base = 2 * graph.cell_shifts.abs().sum(dim=1).amax() + 1 if graph.n_edges else 1
-    key = first * graph.n_atoms + second
-    for shift in shifts.unbind(dim=1):
-        key = key * base + shift
-    return key
 
 
 def buckets(graph: AtomGraph) -> list[Bucket]:

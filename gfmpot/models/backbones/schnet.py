@@ -9,7 +9,8 @@ modeling quantum interactions* (2017). With features :math:`x_i \in R^F`, neighb
 
 Differences from the paper: the envelope u takes filters to zero at the cutoff with two continuous derivatives, where
 the paper has none (and SchNetPack a cosine with one); sums are divided by the square root of the typical number of
-neighbours. ``tests/models/test_schnet.py`` compares the rest with PyTorch Geometric's SchNet on the same weights.
+neighbours. Filters are made once for an edge and its reverse, which have one length. ``tests/models/test_schnet.py``
+compares the rest with PyTorch Geometric's SchNet on the same weights.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from gfmpot.config import tunable
-from gfmpot.graph import AtomGraph, gather_senders, sum_over_neighbours
+from gfmpot.graph import AtomGraph, edge_pairs, gather_senders, sum_over_neighbours
 from gfmpot.models.backbone import Backbone, BackboneConfig
 from gfmpot.models.radial import polynomial_envelope
 
@@ -59,12 +60,13 @@ class SchNet(Backbone):
 
     def forward(self, initial: Tensor, vectors: Tensor, graph: AtomGraph) -> Tensor:
         """See :meth:`gfmpot.models.Backbone.forward`."""
-        distances = torch.linalg.vector_norm(vectors, dim=1)
+        one_way, pair = edge_pairs(graph)
+        distances = torch.linalg.vector_norm(vectors.index_select(0, one_way), dim=1)
         basis = gaussians(distances, self.gaussians, self.cutoff)
         envelope = polynomial_envelope(distances / self.cutoff).unsqueeze(1)
         x = initial
         for interaction in self.interactions:
-            x = x + interaction(x, basis, envelope, graph)
+            x = x + interaction(x, basis, envelope, pair, graph)
         return x
 
 
@@ -78,11 +80,12 @@ class Interaction(nn.Module):
         self.filters = nn.ModuleList([nn.Linear(size, filters), nn.Linear(filters, filters)])
         self.outer = nn.ModuleList([nn.Linear(filters, features), nn.Linear(features, features)])
 
-    def forward(self, x: Tensor, basis: Tensor, envelope: Tensor, graph: AtomGraph) -> Tensor:
-        """Features (N, F), Gaussians (E, K) and envelope (E, 1) to changes of the features (N, F)."""
+    def forward(self, x: Tensor, basis: Tensor, envelope: Tensor, pair: Tensor, graph: AtomGraph) -> Tensor:
+        """Features (N, F), and Gaussians (P, K) and envelope (P, 1) of the pair (E,) of each edge, to changes of the
+        features (N, F)."""
         first, second = self.filters
         filters = second(shifted_softplus(first(basis))) * (envelope * self.scale)
-        sums = sum_over_neighbours(gather_senders(self.inner(x), graph) * filters, graph)
+        sums = sum_over_neighbours(gather_senders(self.inner(x), graph) * filters.index_select(0, pair), graph)
         first, second = self.outer
         return second(shifted_softplus(first(sums)))  # type: ignore[no-any-return]
 
