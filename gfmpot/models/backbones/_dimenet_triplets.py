@@ -22,7 +22,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from gfmpot.graph import AtomGraph, in_plain_operations, reverse_edges
+from gfmpot.graph import AtomGraph, gather_senders, in_plain_operations, reverse_edges, sum_over_neighbours
 from gfmpot.models.backbones._dimenet_basis import Harmonics
 
 WIDTHS = (12, 16, 24, 32, 48, 64, 96, 128, 192, 256, 384, 512)
