@@ -28,10 +28,12 @@ class Base:
         """What trials are; reads the data.
 
         Raises:
-            ValueError: data or settings that training would refuse.
+            ValueError: no data, or data or settings that training would refuse.
         """
         from gfmpot.hpo.protocol import Protocol, opened
 
+        if not self.branches:
+            raise ValueError("give --data, stores (.bp) or packed files (.npz), or a --config with branches")
         given = {name: value for name, value in settings.items() if name != "weights" or value is not None}
         made = Protocol(self.space, self.branches, tuple(1 for _ in self.branches), **given)
         made.run(self.space.defaults)  # wrong settings are an error now, not the reason why each trial fails
@@ -63,7 +65,7 @@ def base_of(
     """Space and data, from a run in YAML and the command line.
 
     Raises:
-        ValueError: neither names a backbone or data, or a setting is wrong.
+        ValueError: neither names a backbone, or a setting is wrong.
         OSError: there is no such file.
     """
     from gfmpot.hpo.protocol import branches_of
@@ -85,7 +87,7 @@ def base_of(
     if files:
         return Base(space, branches_of(files))
     if run is None or config is None:
-        raise ValueError("give --data, stores (.bp) or packed files (.npz), or a --config with branches")
+        return Base(space, ())
     return Base(space, tuple(_absolute(branch, config.parent) for branch in run.branches))
 
 

@@ -10,16 +10,23 @@ from typing import Any
 
 import numpy as np
 import pytest
+import typer
 import yaml
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from ase.io import write
+from markdown_it import MarkdownIt
+from pages import DOCS, Block, blocks, commands
 
 from gfmpot import GFMCalculator
+from gfmpot.cli import app
 from gfmpot.data import FrameSet
 
 pytest.importorskip("deephyper")
 
+PAGE = DOCS / "hpo.md"
+SHOWN = [command for block in blocks(PAGE) for command in commands(block)]
 SMALL = (
     *("--fix", "backbone.layers=2", "--fix", "backbone.radial_basis=4", "--fix", "backbone.cutoff=4"),
     *("--fix", "head.*", "--fix", "head.branch_width=16", "--fix", "batch.structures=4", "--fix", "reading.threads=1"),
@@ -53,37 +60,51 @@ def packed(path: Path, structures: list[Atoms]) -> Path:
     return path
 
 
-def test_search_report_promotion_model(call: Any, data: list[Path], tmp_path: Path) -> None:
-    """The whole way, with real trials."""
-    command = ("hpo", "--backbone", "painn", "--data", *data, "--folder", "search", *SMALL, *TRIALS)
-    done = call(*command, "--max-evals", 2, "--concurrent", 2)
-    assert "2 of 2, 0 failed" in done.output
-    assert "trial 0 completed: validation loss" in done.output
-    call(*command, "--max-evals", 3)
+def test_the_page_runs(call: Any, tmp_path: Path) -> None:
+    """All commands of docs/hpo.md, with what they leave behind."""
+    for name, made in (("solids", lambda i: bulk(("Cu", "Al")[i % 2], cubic=True)), ("molecules", hydride)):
+        write(tmp_path / f"{name}.xyz", [frame(made(i), i) for i in range(60)])
+    printed = [call(*expanded(arguments, tmp_path)).output for _, *arguments in SHOWN]
+    assert "paper, Table III" in printed[2]
+    assert "2 of 2, 0 failed" in printed[3]
+    assert "trial 0 completed: validation loss" in printed[3]
     with (tmp_path / "search" / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["m:status"] for row in rows] == ["completed"] * 3
     assert {row["p:backbone.hidden"] for row in rows} <= {str(n) for n in range(8, 25)}
     assert float(rows[0]["m:forces_mae/molecules-emt"]) > 0
-    call("report", "search")
-    page = (tmp_path / "search" / "report" / "index.html").read_text()
-    assert "needs 20 successful trials, there are 3" in page
-    pictures = {path.stem for path in (tmp_path / "search" / "report").glob("*.png")}
-    assert pictures == {"search-best", "search-trajectories", "search-coordinates", "search-pareto"}
-
-    training = ("--epochs", 2, "--baseline", "--device", "cpu")
-    promoted = call("promote", "search", "--top", 1, "--max-hours", 1, "--folder", "best", *training)
+    assert "needs 20 successful trials, there are 3" in (tmp_path / "search" / "report" / "index.html").read_text()
     ranking = json.loads((tmp_path / "best" / "ranking.json").read_text())
     assert {one["name"] for one in ranking} > {"search-default"}
-    assert len(ranking) == 2
     assert ranking[0]["validation_loss"] <= ranking[1]["validation_loss"]
-    assert all(one["epochs"] >= 2 for one in ranking)
-    assert ranking[0]["name"] in promoted.output
-    call("pretrain", "--config", "best/winner.yaml", "--folder", f"best/{ranking[0]['name']}", "--device", "cpu")
+    assert ranking[0]["name"] in printed[-3]
     atoms = molecule("CH4")
-    atoms.calc = GFMCalculator(tmp_path / "best" / ranking[0]["name"] / "pretrained.safetensors")
+    atoms.calc = GFMCalculator(tmp_path / "runs" / "winner" / "pretrained.safetensors")
     assert np.isfinite(atoms.get_forces()).all()
-    call("report", *(f"best/{one['name']}" for one in ranking), "--out", "best/comparison.html")
+    assert (tmp_path / "best" / "comparison.html").is_file()
+
+
+def hydride(i: int) -> Atoms:
+    return molecule(("CH4", "H2O")[i % 2])
+
+
+def expanded(arguments: list[str], folder: Path) -> list[str]:
+    """Wildcards, as a shell expands them."""
+    found = [
+        sorted(str(path.relative_to(folder)) for path in folder.glob(a)) if "/*" in a or "-*" in a else [a]
+        for a in arguments
+    ]
+    return [word for words in found for word in words]
+
+
+def test_commands_for_clusters_are_understood() -> None:
+    fences = (t for t in MarkdownIt().parse(PAGE.read_text()) if t.type == "fence" and not t.info)
+    lines = commands(Block(PAGE, "bash", "".join(fence.content for fence in fences), 0))
+    assert len(lines) == 4
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for line in lines:
+        verb, *arguments = line[line.index("gfmpot") + 1 :]
+        known[verb].make_context(verb, arguments)
 
 
 def test_a_run_in_yaml_has_branches_and_settings(call: Any, data: list[Path], tmp_path: Path) -> None:
