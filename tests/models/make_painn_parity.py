@@ -1,6 +1,6 @@
 """Makes ``painn_parity.npz``: inputs, weights and features of SchNetPack's PaiNN.
 
-Its pins clash with ours, so this runs in an environment of its own: ``pip install schnetpack==2.1.1`` (and a bounded
+Its pins clash with ours, so this runs in an environment of its own: ``pip install schnetpack==2.0.4`` (and a bounded
 CPU build of PyTorch), then ``python make_painn_parity.py``.
 """
 
