@@ -99,9 +99,9 @@ def hpo(
 def _search(protocol: Protocol, budget: Any, start: Any, target: Path, *, ray: bool) -> Standing:
     from gfmpot.cli.hpo_progress import shown
     from gfmpot.hpo.campaign import Campaign
-    from gfmpot.hpo.launching import RayWorkers
+    from gfmpot.hpo.workers import RayWorkers
 
-    workers = RayWorkers(start.concurrent, {"num_cpus": start.ranks}) if ray else None
+    workers = RayWorkers(start.concurrent, start.ranks) if ray else None
     with shown() as watch:
         return Campaign(protocol, budget, start, target, workers).run(watch)
 

@@ -32,6 +32,7 @@ def shown() -> Iterator[Callable[[Standing], None]]:
     log, before = logging.getLogger("gfmpot"), logging.getLogger("gfmpot").level
     log.addHandler(handler)
     log.setLevel(logging.INFO)
+    log.propagate = False  # DeepHyper has a handler put at the root
     columns = (TextColumn("trials"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"))
     try:
         with Progress(*columns, console=target, transient=True, disable=not target.is_terminal) as bar:
@@ -44,6 +45,7 @@ def shown() -> Iterator[Callable[[Standing], None]]:
     finally:
         log.removeHandler(handler)
         log.setLevel(before)
+        log.propagate = True
 
 
 def told(standing: Standing) -> str:

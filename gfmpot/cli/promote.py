@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -46,11 +47,17 @@ def promote(
         files = [*(data or []), *(path for path in campaigns if path.suffix in (".bp", ".npz"))]
         folders = [path for path in campaigns if path.suffix not in (".bp", ".npz")]
         with session(device) as (launch, chosen):
+            if not launch.is_main:
+                logging.getLogger().setLevel(logging.WARNING)
             adapt = _adaptation(files, fix or [])
             found = candidates(folders, top, epochs, adapt, baseline=baseline, ranks=launch.world)
-            ranking = promote(found, max_hours, folder, launch, chosen, lambda name: note(f"training {name}"))
+            ranking = promote(found, max_hours, folder, launch, chosen, _told if launch.is_main else lambda name: None)
             if launch.is_main:
                 _show(ranking, folder)
+
+
+def _told(name: str) -> None:
+    note(f"training {name}")
 
 
 def _adaptation(files: Sequence[Path], fix: Sequence[str]) -> Callable[[Protocol], Protocol]:

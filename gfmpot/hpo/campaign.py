@@ -17,11 +17,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gfmpot.hpo.folder import CampaignFolder, Trial
-from gfmpot.hpo.launching import Launcher, Workers, conduct, end_orphan, local_workers
+from gfmpot.hpo.launching import Launcher, conduct, end_orphan
 from gfmpot.hpo.protocol import Protocol
 from gfmpot.hpo.records import END, RESULT, TrialResult, TrialSpec, read_record, write_record
 from gfmpot.hpo.stopping import Rule, Stopping
 from gfmpot.hpo.surrogate import Surrogate, Told
+from gfmpot.hpo.workers import Workers, local_workers
 from gfmpot.ranks.signals import SIGNALS, Deadline, EndOfJob
 
 log = logging.getLogger(__name__)

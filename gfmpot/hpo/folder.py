@@ -39,7 +39,7 @@ class CampaignFolder:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path.resolve()  # trials may run elsewhere
 
     def begin(self, protocol: Protocol) -> None:
         """Note what the campaign is, or check that it is still the same.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shlex
@@ -11,11 +10,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
 
 from gfmpot.hpo.records import (
     END,
@@ -204,49 +201,3 @@ def _kills() -> int | None:
     file = Path("/proc/vmstat")
     lines = file.read_text().splitlines() if file.is_file() else []
     return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), None)
-
-
-class Workers(Protocol):
-    """Where trials run."""
-
-    def submit(self, function: Callable[..., None], /, *arguments: Any) -> Future[None]:
-        """Run a function there."""
-
-    def shutdown(self) -> None:
-        """Nothing comes after."""
-
-
-def local_workers(count: int) -> Workers:
-    """Threads that each watch a process."""
-    return ThreadPoolExecutor(count, thread_name_prefix="trial")
-
-
-class RayWorkers:
-    """Tasks of a Ray cluster, on whose nodes the folder of the campaign is found under the same path.
-
-    Args:
-        count: tasks at the same time.
-        resources: of each, e.g. ``{"num_cpus": 8, "num_gpus": 1}``.
-
-    Raises:
-        ImportError: Ray is not installed.
-    """
-
-    def __init__(self, count: int, resources: Mapping[str, float]) -> None:
-        try:
-            ray = importlib.import_module("ray")
-        except ImportError as error:
-            raise ImportError('trials on Ray need it: pip install "ray[default]"') from error
-        if not ray.is_initialized():
-            address = os.environ.get("RAY_ADDRESS")  # of a cluster that is there; else one on this machine
-            ray.init(address=address, include_dashboard=False, log_to_driver=False)
-        self._ray, self._resources = ray, dict(resources)
-
-    def submit(self, function: Callable[..., None], /, *arguments: Any) -> Future[None]:
-        """Run a function in a task."""
-        future: Future[None] = self._ray.remote(**self._resources)(function).remote(*arguments).future()
-        return future
-
-    def shutdown(self) -> None:
-        """Leave the cluster."""
-        self._ray.shutdown()

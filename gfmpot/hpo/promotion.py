@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import yaml
 
 from gfmpot.config import from_mapping, to_mapping
@@ -162,7 +163,7 @@ def _train(
     config = from_mapping(TrainConfig, candidate.run, where=candidate.name)
     with Trainer(config, Path(), folder, launch, device) as trainer:
         file = folder / PROMOTED
-        before = read_record(Ranked, file) if file.is_file() else None
+        before = _of_first_rank(read_record(Ranked, file) if launch.is_main and file.is_file() else None)
         if before is not None and (before.budget >= hours or trainer.done >= 1.0):
             return before
         reason = _fit(trainer, hours, end)
@@ -176,6 +177,14 @@ def _train(
             folder.mkdir(parents=True, exist_ok=True)
             write_json(file, to_mapping(ranked))
         return ranked
+
+
+def _of_first_rank(value: Ranked | None) -> Ranked | None:
+    """Ranks must not differ in what they have seen on a file system that is late; collective."""
+    box = [value]
+    if dist.is_initialized():
+        dist.broadcast_object_list(box, src=0)
+    return box[0]
 
 
 def _fit(trainer: Trainer, hours: float, end: EndOfJob) -> str:
