@@ -17,7 +17,7 @@ import numpy as np
 from accuracy_models import Model, Part, number, progress
 
 from gfmpot.cli.console import table
-from gfmpot.data import FrameSet
+from gfmpot.data import FrameSet, split_of_group
 from gfmpot.inference import Predictor
 from gfmpot.inference.comparison import compare
 from gfmpot.models import load
@@ -29,6 +29,9 @@ SETS = {
     "il_bench": "ionic liquids, B3LYP/STO-3G",
     "oc20_rpbe": "adsorbates on metals, RPBE",
 }
+TRAINED_ON = ("oc20_rpbe",)
+"""Of these, groups that were held out."""
+
 COUNT, QUICK = 200, 10
 
 
@@ -42,7 +45,7 @@ def run(models: Sequence[Model], given: argparse.Namespace) -> Part:
     potential = load(given.model)
     found: Part = {}
     for name in progress(there, "compositions of no single source"):
-        frames = evenly(given.data / f"{name}.npz", QUICK if given.quick else COUNT)
+        frames = evenly(given.data / f"{name}.npz", QUICK if given.quick else COUNT, held_out=name in TRAINED_ON)
         answers = {}
         for head in (None, *potential.branch_names):
             with warnings.catch_warnings():
@@ -56,9 +59,11 @@ def run(models: Sequence[Model], given: argparse.Namespace) -> Part:
     return found
 
 
-def evenly(path: Path, count: int) -> FrameSet:
-    """So many structures, evenly spread over the file."""
+def evenly(path: Path, count: int, *, held_out: bool) -> FrameSet:
+    """So many structures, evenly spread over the file, or over the groups that no training has seen."""
     frames = FrameSet.from_npz(path)
+    if held_out:
+        frames = frames.subset(np.flatnonzero([split_of_group(str(group)) != "train" for group in frames.group]))
     return frames.subset(np.linspace(0, len(frames) - 1, min(count, len(frames))).astype(int))
 
 
