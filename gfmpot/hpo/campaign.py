@@ -164,6 +164,9 @@ class Campaign:
         ready = self._waiting[:free]
         del self._waiting[:free]
         new = min(free - len(ready), open_)
+        if new > 0 and not self._trials:  # what the search has to beat
+            ready.append(self._new(self.protocol.space.start))
+            new -= 1
         if new > 0:
             ready += [self._new(values) for values in self._surrogate.ask(new)]
         taken = {slot for _, slot in self._running.values()}

@@ -72,6 +72,13 @@ class Parameter:
         return number and self.low <= value <= self.high and (self.kind == "float" or value == int(value))
 
     @property
+    def start(self) -> Any:
+        """The default, or what is closest to it."""
+        if self.kind == "choice":
+            return self.default if self.contains(self.default) else self.choices[0]
+        return type(self.default)(min(max(self.default, self.low), self.high))
+
+    @property
     def range(self) -> str:
         """In words."""
         if self.kind == "choice":
@@ -96,6 +103,11 @@ class SearchSpace:
     def defaults(self) -> dict[str, Any]:
         """Of what is searched."""
         return {parameter.name: parameter.default for parameter in self.parameters}
+
+    @property
+    def start(self) -> dict[str, Any]:
+        """The configuration that is closest to the defaults."""
+        return {parameter.name: parameter.start for parameter in self.parameters}
 
     def contains(self, values: Values) -> bool:
         """Whether the search could have come upon a configuration."""

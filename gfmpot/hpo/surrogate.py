@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from gfmpot.hpo.space import Parameter, SearchSpace, Values
@@ -20,9 +22,26 @@ def deephyper(module: str = "hpo") -> Any:
         ImportError: it is not installed; says how to.
     """
     try:
-        return importlib.import_module(f"deephyper.{module}")
+        with _without_mpi():
+            return importlib.import_module(f"deephyper.{module}")
     except ImportError as error:
         raise ImportError(f'a search needs DeepHyper: pip install "gfmpot[hpo]" ({error})') from error
+
+
+@contextmanager
+def _without_mpi() -> Iterator[None]:
+    """DeepHyper loads MPI, if it can, and leaves it uninitialised; ASE, which uses MPI where it is loaded, then aborts.
+
+    It is for storage that is not used here.
+    """
+    if "mpi4py" in sys.modules:
+        yield
+        return
+    sys.modules["mpi4py"] = None  # type: ignore[assignment]  # which makes imports fail
+    try:
+        yield
+    finally:
+        del sys.modules["mpi4py"]
 
 
 class Surrogate:

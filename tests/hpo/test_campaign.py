@@ -96,6 +96,7 @@ def test_killed_and_resumed_without_repetition(
     assert len(running) == 2
     end = Campaign(protocol, Budget(6), pretending(COMPLETES, concurrent=2), path).run()
     assert len(end.results) == 6
+    assert json.loads((path / "trials" / "0000" / "spec.json").read_text())["values"] == protocol.space.start
     assert sorted(started(path)) == [0, 1, 2, 3, 3, 4, 4, 5]
     assert not any(Path(f"/proc/{pid}/cmdline").is_file() and _is_trial(pid) for pid in running)
     assert [int(row["job_id"]) for row in rows(path)] == list(range(6))
@@ -168,6 +169,16 @@ def test_earlier_campaigns_seed_the_surrogate(
     assert seeded._surrogate._search._opt.models
     with pytest.raises(ValueError, match="no folder of a campaign"):
         earlier([tmp_path], protocol)
+
+
+def test_mpi_is_left_alone() -> None:
+    """ASE aborts the process where MPI is loaded and not initialised."""
+    code = (
+        "import sys; from gfmpot.hpo.surrogate import deephyper; deephyper(); assert 'mpi4py' not in sys.modules\n"
+        "from ase.parallel import world; print(world.size)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.returncode) == ("1", 0), done.stderr
 
 
 @pytest.mark.parametrize("rule", ["median", "halving"])

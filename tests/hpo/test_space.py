@@ -74,6 +74,10 @@ def test_narrowing_and_fixing() -> None:
     assert found["optim.weight_decay"].log
     assert found["backbone.layers"].choices == (2, 4)
     assert space.fixed["optim.method"] == "muon"
+    assert space.start["backbone.hidden"] == 128
+    assert space.start["loss.forces"] == 10.0  # the default is below the range
+    assert space.start["backbone.layers"] == 2
+    assert space.contains(space.start)
     assert space.fixed["backbone.cutoff"] == 5.0
     assert isinstance(space.fixed["backbone.cutoff"], float)
     assert not [name for name in build_space("painn", fix, ranges).names if name.startswith("loss.")]
