@@ -62,7 +62,7 @@ class Surrogate:
         hpo = deephyper()
         problem = hpo.HpProblem()
         for parameter in space.parameters:
-            problem.add(_dimension(parameter), parameter.name)
+            problem.add_hyperparameter(_dimension(parameter), parameter.name)
         self._space = space
         self._search: Any = hpo.CBO(
             problem,
