@@ -173,6 +173,16 @@ def mace(given: Inputs, size: dict[str, Any]) -> tuple[nn.Module, Energy]:
 REFERENCES = {"schnet": schnet, "dimenet": dimenet, "painn": painn, "mace": mace}
 
 
+def median(work: Callable[[], object], repeats: int) -> float:
+    """Milliseconds of CPU time, after one to warm up."""
+    taken = []
+    for _ in range(repeats + 1):
+        begun = time.process_time()
+        work()
+        taken.append(1e3 * (time.process_time() - begun))
+    return statistics.median(taken[1:])
+
+
 def times(model: nn.Module, energy: Energy, vectors: Tensor, repeats: int) -> dict[str, float]:
     """Milliseconds (CPU time), medians after one to warm up."""
     weights = [p for p in model.parameters() if p.requires_grad]
@@ -186,18 +196,10 @@ def times(model: nn.Module, energy: Energy, vectors: Tensor, repeats: int) -> di
         loss = answer(True).square().sum()
         torch.autograd.grad(loss, weights, allow_unused=True)
 
-    def median(work: Callable[[], object]) -> float:
-        taken = []
-        for _ in range(repeats + 1):
-            begun = time.process_time()
-            work()
-            taken.append(1e3 * (time.process_time() - begun))
-        return statistics.median(taken[1:])
-
     return {
         "parameters": float(sum(p.numel() for p in weights)),
-        "answer": median(lambda: answer(False)),
-        "step": median(learn),
+        "answer": median(lambda: answer(False), repeats),
+        "step": median(learn, repeats),
     }
 
 

@@ -16,12 +16,10 @@ import dataclasses
 import json
 import os
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +27,7 @@ import numpy as np
 import torch
 from ase import Atoms
 from ase.build import bulk, molecule
-from backbone_references import REFERENCES
+from backbone_references import REFERENCES, median
 from common import environment, write
 
 from gfmpot.cli.console import table
@@ -69,10 +67,8 @@ def labelled(graphs: Sequence[AtomGraph]) -> AtomGraph:
     graph = AtomGraph.batch(graphs)
     energy = torch.zeros(graph.n_structures, dtype=torch.float64)
     branch = torch.zeros(graph.n_structures, dtype=torch.int64)
-    forces, stress = (
-        torch.zeros(graph.n_atoms, 3, dtype=torch.float64),
-        energy.new_full((graph.n_structures, 6), np.nan),
-    )
+    forces = energy.new_zeros(graph.n_atoms, 3)
+    stress = energy.new_full((graph.n_structures, 6), np.nan)
     return graph.replace(energy=energy, forces=forces, stress=stress, branch=branch)
 
 
@@ -95,16 +91,6 @@ def ours(config: BackboneConfig, graph: AtomGraph, repeats: int) -> dict[str, fl
     found = {"parameters": float(sum(p.numel() for p in weights)), "plain": median(lambda: answer(None), repeats)}
     found["answer"] = median(lambda: answer(kernels), repeats) if kernels else found["plain"]
     return found | {"step": median(learn, repeats)}
-
-
-def median(work: Callable[[], object], repeats: int) -> float:
-    """Milliseconds of CPU time, after one to warm up."""
-    taken = []
-    for _ in range(repeats + 1):
-        begun = time.process_time()
-        work()
-        taken.append(1e3 * (time.process_time() - begun))
-    return statistics.median(taken[1:])
 
 
 def original(name: str, config: BackboneConfig, graph: AtomGraph, given: argparse.Namespace) -> dict[str, float] | str:

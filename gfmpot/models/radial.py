@@ -18,6 +18,19 @@ def polynomial_envelope(x: Tensor, p: int = 6) -> Tensor:
     return torch.where(x < 1, envelope, torch.zeros_like(x))
 
 
+def bessel(x: Tensor, size: int, cutoff: float) -> Tensor:
+    """(E, 1) Å to (E, size): spherical Bessel functions of order zero."""
+    n = torch.arange(1, size + 1, dtype=x.dtype, device=x.device)
+    return math.sqrt(2 / cutoff) * torch.sin(n * (math.pi / cutoff) * x) / x
+
+
+def gaussian(x: Tensor, size: int, cutoff: float) -> Tensor:
+    """(E, 1) Å to (E, size): Gaussians centred evenly from 0 to the cutoff, as wide as they are apart."""
+    spacing = cutoff / max(size - 1, 1)
+    centres = spacing * torch.arange(size, dtype=x.dtype, device=x.device)
+    return torch.exp(-0.5 * ((x - centres) / spacing) ** 2)
+
+
 class BesselBasis(nn.Module):
     """Spherical Bessel functions of order zero, times an envelope, and the envelope itself.
 
@@ -34,6 +47,4 @@ class BesselBasis(nn.Module):
         """(E,) Å to (E, size + 1)."""
         d = distances.unsqueeze(1)
         envelope = polynomial_envelope(d / self.cutoff)
-        n = torch.arange(1, self.out_features, dtype=d.dtype, device=d.device)
-        bessel = math.sqrt(2 / self.cutoff) * torch.sin(n * (math.pi / self.cutoff) * d) / d
-        return torch.cat([envelope, bessel * envelope], dim=1)
+        return torch.cat([envelope, bessel(d, self.out_features - 1, self.cutoff) * envelope], dim=1)

@@ -25,7 +25,6 @@ The coordinates, with the mean :math:`\bar r` of the two covalent radii of a pai
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from typing import Literal
 
@@ -34,26 +33,13 @@ from ase.data import covalent_radii
 from torch import Tensor, nn
 
 from gfmpot.graph import AtomGraph
-from gfmpot.models.radial import polynomial_envelope
+from gfmpot.models.radial import bessel, gaussian, polynomial_envelope
 
 RadialType = Literal["bessel", "gaussian", "chebyshev"]
 DistanceTransform = Literal["none", "agnesi", "soft"]
 
 AGNESI_A, AGNESI_Q, AGNESI_P = 1.0805, 0.9183, 4.5791
 SOFT_STEEPNESS = 4.0
-
-
-def bessel(x: Tensor, size: int, cutoff: float) -> Tensor:
-    """(E, 1) Å to (E, size)."""
-    n = torch.arange(1, size + 1, dtype=x.dtype, device=x.device)
-    return math.sqrt(2 / cutoff) * torch.sin(n * (math.pi / cutoff) * x) / x
-
-
-def gaussian(x: Tensor, size: int, cutoff: float) -> Tensor:
-    """(E, 1) Å to (E, size)."""
-    spacing = cutoff / max(size - 1, 1)
-    centres = spacing * torch.arange(size, dtype=x.dtype, device=x.device)
-    return torch.exp(-0.5 * ((x - centres) / spacing) ** 2)
 
 
 def chebyshev(x: Tensor, size: int, cutoff: float) -> Tensor:

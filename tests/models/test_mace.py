@@ -26,8 +26,8 @@ from gfmpot.models.backbones._mace_contraction import SymmetricContraction
 from gfmpot.models.backbones._mace_harmonics import degrees, harmonics
 from gfmpot.models.backbones._mace_neighbours import slots
 from gfmpot.models.backbones.mace import MACE, ByOrder, Convolution, Layer, MACEConfig
-from gfmpot.models.radial import BesselBasis, polynomial_envelope
-from gfmpot.models.radial_choices import RadialChoice, agnesi, bessel, soft
+from gfmpot.models.radial import BesselBasis, bessel, polynomial_envelope
+from gfmpot.models.radial_choices import RadialChoice, agnesi, soft
 from gfmpot.training.config import TrainConfig
 from gfmpot.training.trainer import Trainer
 

@@ -24,10 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gfmpot.config import tunable
 from gfmpot.graph import AtomGraph, filtered_neighbour_sums, gather_senders, sum_over_neighbours
-from gfmpot.models.backbone import Backbone, BackboneConfig
-from gfmpot.models.backbones.painn import NORM_SOFTNESS, Update
+from gfmpot.models.backbone import Backbone
+from gfmpot.models.backbones.painn import NORM_SOFTNESS, PaiNNConfig, Update
 from gfmpot.models.dense import mlp
 from gfmpot.models.radial import BesselBasis, polynomial_envelope
 
@@ -38,17 +37,8 @@ AGGREGATORS = 4
 
 
 @dataclass(frozen=True)
-class PNAEqConfig(BackboneConfig):
-    """Settings of PNAEq; ranges from the paper's Tables III and IV."""
-
-    hidden: int = tunable(128, 100, 1000)
-    layers: int = tunable(3, 2, 6)
-    radial_basis: int = tunable(8, 3, 12)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.hidden, self.layers, self.radial_basis) < 1:
-            raise ValueError(f"hidden, layers and radial_basis must be at least 1, got {self}")
+class PNAEqConfig(PaiNNConfig):
+    """Settings of PNAEq, which are those of PaiNN; so are the ranges (Tables III and IV)."""
 
 
 class PNAEq(Backbone):

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from gfmpot.config import tunable
 from gfmpot.graph import AtomGraph, edge_pairs, gather_senders, sum_over_neighbours
 from gfmpot.models.backbone import Backbone, BackboneConfig
-from gfmpot.models.radial import polynomial_envelope
+from gfmpot.models.radial import gaussian, polynomial_envelope
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ class SchNet(Backbone):
         """See :meth:`gfmpot.models.Backbone.forward`."""
         one_way, pair = edge_pairs(graph)
         distances = torch.linalg.vector_norm(vectors.index_select(0, one_way), dim=1)
-        basis = gaussians(distances, self.gaussians, self.cutoff)
+        basis = gaussian(distances.unsqueeze(1), self.gaussians, self.cutoff)
         envelope = polynomial_envelope(distances / self.cutoff).unsqueeze(1)
         x = initial
         for interaction in self.interactions:
@@ -88,13 +88,6 @@ class Interaction(nn.Module):
         sums = sum_over_neighbours(gather_senders(self.inner(x), graph) * filters.index_select(0, pair), graph)
         first, second = self.outer
         return second(shifted_softplus(first(sums)))  # type: ignore[no-any-return]
-
-
-def gaussians(distances: Tensor, size: int, cutoff: float) -> Tensor:
-    """(E,) Å to (E, size): Gaussians centred evenly from 0 to the cutoff, as wide as they are apart."""
-    centres = torch.linspace(0.0, cutoff, size, dtype=distances.dtype, device=distances.device)
-    apart = cutoff / (size - 1)
-    return torch.exp(-0.5 * ((distances.unsqueeze(1) - centres) / apart) ** 2)
 
 
 def shifted_softplus(x: Tensor) -> Tensor:
