@@ -14,14 +14,13 @@ import typer
 import yaml
 from ase import Atoms
 from ase.build import bulk, molecule
-from ase.calculators.emt import EMT
 from ase.io import write
 from markdown_it import MarkdownIt
+from packed import rattled, solids_and_molecules
 from pages import DOCS, Block, blocks, commands
 
 from gfmpot import GFMCalculator
 from gfmpot.cli import app
-from gfmpot.data import FrameSet
 
 pytest.importorskip("deephyper")
 
@@ -38,32 +37,13 @@ TRIALS = ("--epochs", 2, "--fraction", 0.3, "--device", "cpu")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
-    folder = tmp_path_factory.mktemp("data")
-    solids = [frame(bulk(("Cu", "Al")[i % 2], cubic=True), i) for i in range(70)]
-    molecules = [frame(molecule(("CH4", "H2O")[i % 2]), i) for i in range(70)]
-    return [packed(folder / "solids-emt.npz", solids), packed(folder / "molecules-emt.npz", molecules)]
-
-
-def frame(atoms: Atoms, seed: int) -> Atoms:
-    atoms.rattle(0.1, seed=seed)
-    atoms.calc = EMT()
-    atoms.get_forces()
-    return atoms
-
-
-def packed(path: Path, structures: list[Atoms]) -> Path:
-    frames = FrameSet.from_atoms(structures)
-    names, group = np.unique(frames.group, return_inverse=True)
-    fields = ("numbers", "positions", "energy", "forces", "stress", "cell", "pbc", "charge", "spin")
-    arrays = {name: getattr(frames, name) for name in fields}
-    np.savez(path, natoms=frames.atoms_per_structure, group=group, group_labels=names, **arrays)
-    return path
+    return solids_and_molecules(tmp_path_factory.mktemp("data"), 70)
 
 
 def test_the_page_runs(call: Any, tmp_path: Path) -> None:
     """All commands of docs/hpo.md, with what they leave behind."""
     for name, made in (("solids", lambda i: bulk(("Cu", "Al")[i % 2], cubic=True)), ("molecules", hydride)):
-        write(tmp_path / f"{name}.xyz", [frame(made(i), i) for i in range(60)])
+        write(tmp_path / f"{name}.xyz", [rattled(made(i), i) for i in range(60)])
     printed = [call(*expanded(arguments, tmp_path)).output for _, *arguments in SHOWN]
     assert "paper, Table III" in printed[2]
     assert "2 of 2, 0 failed" in printed[3]

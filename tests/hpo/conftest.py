@@ -6,14 +6,10 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
-from ase import Atoms
-from ase.build import bulk, molecule
-from ase.calculators.emt import EMT
+from packed import solids_and_molecules
 from pretended import PRETENDED
 
-from gfmpot.data import FrameSet
 from gfmpot.hpo.launching import Launcher
 from gfmpot.hpo.protocol import Protocol, branches_of, opened
 from gfmpot.hpo.space import build_space
@@ -29,26 +25,7 @@ SMALL = (
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Two packed files."""
-    folder = tmp_path_factory.mktemp("data")
-    solids = [_frame(bulk(("Cu", "Al")[i % 2], cubic=True), i) for i in range(70)]
-    molecules = [_frame(molecule(("CH4", "H2O")[i % 2]), i) for i in range(70)]
-    return [_packed(folder / "solids-emt.npz", solids), _packed(folder / "molecules-emt.npz", molecules)]
-
-
-def _frame(atoms: Atoms, seed: int) -> Atoms:
-    atoms.rattle(0.1, seed=seed)
-    atoms.calc = EMT()
-    atoms.get_forces()
-    return atoms
-
-
-def _packed(path: Path, structures: list[Atoms]) -> Path:
-    frames = FrameSet.from_atoms(structures)
-    fields = ("numbers", "positions", "energy", "forces", "stress", "cell", "pbc", "charge", "spin")
-    names, group = np.unique(frames.group, return_inverse=True)
-    arrays = {name: getattr(frames, name) for name in fields}
-    np.savez(path, natoms=frames.atoms_per_structure, group=group, group_labels=names, **arrays)
-    return path
+    return solids_and_molecules(tmp_path_factory.mktemp("data"), 70)
 
 
 @pytest.fixture(scope="session")

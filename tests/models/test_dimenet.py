@@ -13,6 +13,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from packed import write_packed
 from scipy.special import eval_legendre, spherical_jn
 from torch import Tensor, nn
 
@@ -402,11 +403,7 @@ def test_training(tmp_path: Path) -> None:
         atoms.calc = EMT()
         atoms.get_forces(), atoms.get_stress()
         frames.append(atoms)
-    data = FrameSet.from_atoms(frames)
-    names = ("numbers", "positions", "energy", "forces", "stress", "cell", "pbc", "charge", "spin")
-    arrays = {name: getattr(data, name) for name in names}
-    labels, group = np.unique(data.group, return_inverse=True)
-    np.savez(tmp_path / "metals.npz", natoms=data.atoms_per_structure, group=group, group_labels=labels, **arrays)
+    write_packed(tmp_path / "metals.npz", FrameSet.from_atoms(frames))
     backbone = {"name": "dimenet", "hidden": 16, "layers": 2, "cutoff": 3.5, "output_embedding": 24}
     settings = {
         "model": {"backbone": backbone, "head": {"shared_layers": 0, "branch_layers": 1, "branch_width": 16}},

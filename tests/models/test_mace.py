@@ -13,6 +13,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from numpy.typing import NDArray
+from packed import write_packed
 from torch import Tensor, nn
 
 from gfmpot.config import from_mapping
@@ -264,11 +265,7 @@ def npz(path: Path, structures: list[Atoms]) -> None:
     for atoms in structures:
         atoms.calc = EMT()
         atoms.get_forces()
-    frames = FrameSet.from_atoms(structures)
-    names, group = np.unique(frames.group, return_inverse=True)
-    fields = ("numbers", "positions", "energy", "forces", "stress", "cell", "pbc", "charge", "spin")
-    arrays = {name: getattr(frames, name) for name in fields}
-    np.savez(path, natoms=frames.atoms_per_structure, group=group, group_labels=names, **arrays)
+    write_packed(path, FrameSet.from_atoms(structures))
 
 
 def test_training(tmp_path: Path) -> None:

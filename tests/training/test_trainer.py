@@ -6,11 +6,11 @@ import dataclasses
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from packed import write_packed
 
 from gfmpot import GFMCalculator
 from gfmpot.config import from_mapping
@@ -29,13 +29,6 @@ from gfmpot.training.loss import LossConfig, label_counts, loss_sums
 from gfmpot.training.trainer import Trainer
 
 METALS, ORGANICS = "metals-emt", "organics-emt"
-
-
-def write_npz(path: Path, frames: FrameSet) -> None:
-    fields = ("numbers", "positions", "energy", "forces", "stress", "cell", "pbc", "charge", "spin", "group")
-    arrays = {name: getattr(frames, name) for name in fields if name != "group"}
-    names, group = np.unique(frames.group, return_inverse=True)
-    np.savez(path, natoms=frames.atoms_per_structure, group=group, group_labels=names, **arrays)
 
 
 def metals(n: int) -> FrameSet:
@@ -65,8 +58,8 @@ def organics(n: int) -> FrameSet:
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
-    write_npz(folder / "metals.npz", metals(120))
-    write_npz(folder / "organics.npz", organics(120))
+    write_packed(folder / "metals.npz", metals(120))
+    write_packed(folder / "organics.npz", organics(120))
     return folder
 
 
@@ -299,7 +292,7 @@ def test_resuming_on_other_data_is_refused(data: Path, tmp_path: Path) -> None:
     for name in ("metals.npz", "organics.npz"):
         (tmp_path / name).write_bytes((data / name).read_bytes())
     Trainer(config(steps=1), tmp_path, tmp_path / "run").fit()
-    write_npz(tmp_path / "metals.npz", metals(100))
+    write_packed(tmp_path / "metals.npz", metals(100))
     with pytest.raises(ValueError, match="a run on other data"):
         Trainer(config(steps=1), tmp_path, tmp_path / "run")
 
