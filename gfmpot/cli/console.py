@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
 import warnings
@@ -33,6 +34,19 @@ def console(*, stderr: bool = False) -> Console:
 def note(message: str, style: str = "") -> None:
     """One line on standard error."""
     console(stderr=True).print(message, style=style, markup=False, soft_wrap=True)
+
+
+def log_handler(above: Console | None) -> logging.Handler:
+    """Lines of a log: above the live progress on a terminal's console, or plain ones on standard error."""
+    if above is None:
+        plain = logging.StreamHandler()
+        plain.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%X"))
+        return plain
+    from rich.highlighter import NullHighlighter
+    from rich.logging import RichHandler
+
+    plainly = NullHighlighter()
+    return RichHandler(console=above, show_level=False, show_path=False, highlighter=plainly, log_time_format="%X")
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from gfmpot.cli.console import console
+from gfmpot.cli.console import console, log_handler
 from gfmpot.cli.screen_progress import duration
 
 if TYPE_CHECKING:
@@ -19,16 +19,8 @@ if TYPE_CHECKING:
 @contextmanager
 def shown() -> Iterator[Callable[[Standing], None]]:
     """Call it with how far it is. What happens to trials is in the log, above the bar."""
-    from rich.highlighter import NullHighlighter
-    from rich.logging import RichHandler
-
     target = console(stderr=True)
-    handler: logging.Handler = logging.StreamHandler(target.file)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%X"))
-    if target.is_terminal:
-        handler = RichHandler(
-            console=target, show_level=False, show_path=False, highlighter=NullHighlighter(), log_time_format="%X"
-        )
+    handler = log_handler(target if target.is_terminal else None)
     log, before = logging.getLogger("gfmpot"), logging.getLogger("gfmpot").level
     log.addHandler(handler)
     log.setLevel(logging.INFO)

@@ -30,15 +30,14 @@ class Base:
         Raises:
             ValueError: no data, or data or settings that training would refuse.
         """
-        from gfmpot.hpo.protocol import Protocol, opened
+        from gfmpot.hpo.protocol import Protocol, opened, split_of
 
         if not self.branches:
             raise ValueError("give --data, stores (.bp) or packed files (.npz), or a --config with branches")
         given = {name: value for name, value in settings.items() if name != "weights" or value is not None}
         made = Protocol(self.space, self.branches, tuple(1 for _ in self.branches), **given)
         made.run(self.space.defaults)  # wrong settings are an error now, not the reason why each trial fails
-        split = {n.removeprefix("split."): v for n, v in self.space.fixed.items() if n.startswith("split.")}
-        branches, sizes = opened(self.branches, split)
+        branches, sizes = opened(self.branches, split_of(self.space.fixed))
         return replace(made, branches=branches, sizes=sizes)
 
 

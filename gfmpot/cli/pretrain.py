@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gfmpot.cli.console import INCOMPLETE, clean_errors, facts, note
+from gfmpot.cli.console import INCOMPLETE, clean_errors, facts, log_handler, note
 
 if TYPE_CHECKING:
     from gfmpot.ranks.launch import Launch
@@ -49,7 +49,7 @@ def pretrain(
     Under torchrun, srun or mpiexec, every rank runs this same command. A run that was stopped, by a signal of the
     scheduler, by --max-hours or by a kill, goes on when the command is given again, on any number of ranks.
     """
-    _show_log()
+    show_log()
     with clean_errors():
         from gfmpot.ranks.launch import session
 
@@ -68,17 +68,14 @@ def pretrain(
                     note(f"stopped at {trainer.done:.1%}; the same command goes on")
 
 
-def _show_log() -> None:
+def show_log() -> None:
     """Lines of the log, above the live progress on a terminal."""
     import sys
 
-    from rich.highlighter import NullHighlighter
-    from rich.logging import RichHandler
+    from rich import get_console
 
-    above = RichHandler(show_level=False, show_path=False, highlighter=NullHighlighter(), log_time_format="%X")
-    plain = logging.StreamHandler()
-    plain.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%X"))
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[above if sys.stdout.isatty() else plain])
+    handler = log_handler(get_console() if sys.stdout.isatty() else None)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     for chatty in ("torch.distributed.checkpoint", "httpx"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
 

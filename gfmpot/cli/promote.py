@@ -37,13 +37,13 @@ def promote(
     command. What was stopped, by a signal of the scheduler or by a kill, goes on when the command is given again.
     """
     with clean_errors():
-        from gfmpot.cli.pretrain import _show_log
+        from gfmpot.cli.pretrain import show_log
         from gfmpot.hpo.promotion import candidates, promote
         from gfmpot.ranks.launch import session
         from gfmpot.ranks.signals import Deadline
 
         Deadline(max_hours)  # refuses what is not positive
-        _show_log()
+        show_log()
         files = [*(data or []), *(path for path in campaigns if path.suffix in (".bp", ".npz"))]
         folders = [path for path in campaigns if path.suffix not in (".bp", ".npz")]
         with session(device) as (launch, chosen):
@@ -62,7 +62,7 @@ def _told(name: str) -> None:
 
 def _adaptation(files: Sequence[Path], fix: Sequence[str]) -> Callable[[Protocol], Protocol]:
     """What the command line changes of a campaign's protocol; data are read once."""
-    from gfmpot.hpo.protocol import branches_of, opened
+    from gfmpot.hpo.protocol import branches_of, opened, split_of
     from gfmpot.hpo.space import fixed_settings
 
     branches = branches_of(files)
@@ -72,8 +72,7 @@ def _adaptation(files: Sequence[Path], fix: Sequence[str]) -> Callable[[Protocol
         changed = replace(protocol, space=replace(protocol.space, fixed=fixed))
         if not branches:
             return changed
-        split = {n.removeprefix("split."): v for n, v in fixed.items() if n.startswith("split.")}
-        named, sizes = opened(branches, split)
+        named, sizes = opened(branches, split_of(fixed))
         return replace(changed, branches=named, sizes=sizes)
 
     return adapt

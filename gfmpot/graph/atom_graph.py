@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -15,6 +15,8 @@ from gfmpot import kernels
 
 if TYPE_CHECKING:
     from torch_geometric.data import Data
+
+T = TypeVar("T")
 
 UNSPECIFIED_SPIN = 0
 """Stands for "no multiplicity stated" in :attr:`AtomGraph.spin`."""
@@ -73,6 +75,14 @@ class AtomGraph:
     def receivers(self) -> Tensor:
         """(E,) atom on which each edge ends, ascending."""
         return self.edge_index[1]
+
+    def once(self, make: Callable[[AtomGraph], T]) -> T:
+        """What ``make``, which is known by its name and module, makes of this topology: made the first time."""
+        key = f"_{make.__module__}.{make.__qualname__}"
+        if key not in self.__dict__:
+            self.__dict__[key] = make(self)
+        made: T = self.__dict__[key]
+        return made
 
     @cached_property
     def atoms_per_structure(self) -> Tensor:

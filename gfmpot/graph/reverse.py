@@ -17,15 +17,7 @@ def edge_pairs(graph: AtomGraph) -> tuple[Tensor, Tensor]:
     if in_plain_operations():
         every = torch.arange(graph.n_edges, device=graph.receivers.device)
         return every, every
-    if "_edge_pairs" not in graph.__dict__:
-        reverse, there = reverse_edges(graph)
-        own = torch.arange(graph.n_edges, device=reverse.device)
-        first = torch.where(there.squeeze(1), torch.minimum(own, reverse), own)
-        is_first = first == own
-        number = is_first.cumsum(0) - 1
-        graph.__dict__["_edge_pairs"] = torch.nonzero(is_first).flatten(), number.index_select(0, first)
-    found: tuple[Tensor, Tensor] = graph.__dict__["_edge_pairs"]
-    return found
+    return graph.once(_find_edge_pairs)
 
 
 def reverse_edges(graph: AtomGraph) -> tuple[Tensor, Tensor]:
@@ -33,10 +25,16 @@ def reverse_edges(graph: AtomGraph) -> tuple[Tensor, Tensor]:
 
     Built once per graph. Without a cap on neighbours every edge has one.
     """
-    if "_reverse_edges" not in graph.__dict__:
-        graph.__dict__["_reverse_edges"] = _find_reverse_edges(graph)
-    found: tuple[Tensor, Tensor] = graph.__dict__["_reverse_edges"]
-    return found
+    return graph.once(_find_reverse_edges)
+
+
+def _find_edge_pairs(graph: AtomGraph) -> tuple[Tensor, Tensor]:
+    reverse, there = reverse_edges(graph)
+    own = torch.arange(graph.n_edges, device=reverse.device)
+    first = torch.where(there.squeeze(1), torch.minimum(own, reverse), own)
+    is_first = first == own
+    number = is_first.cumsum(0) - 1
+    return torch.nonzero(is_first).flatten(), number.index_select(0, first)
 
 
 def _find_reverse_edges(graph: AtomGraph) -> tuple[Tensor, Tensor]:

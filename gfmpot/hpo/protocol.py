@@ -114,6 +114,11 @@ def _different(names: Iterable[str]) -> None:
         raise ValueError(f"branches must have different names, got {', '.join(every)}; --config can name them")
 
 
+def split_of(fixed: Values) -> dict[str, Any]:
+    """The settings of the split among fixed ones."""
+    return {name.removeprefix("split."): value for name, value in fixed.items() if name.startswith("split.")}
+
+
 def opened(branches: Sequence[BranchData], split: Mapping[str, Any]) -> tuple[tuple[BranchData, ...], tuple[int, ...]]:
     """Read all data once: branches with their names, and the sizes of their training splits.
 

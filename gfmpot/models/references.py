@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 from ase.data import atomic_numbers, chemical_symbols
-from torch import Tensor, nn
+from torch import Tensor
 
 from gfmpot.graph import AtomGraph
 from gfmpot.models.branches import BranchInfo
 from gfmpot.models.conditioning import N_ELEMENTS
+from gfmpot.models.constants import Constants
 
 
 class UnsupportedElementsError(ValueError):
     """No branch (or not the chosen one) has learnt every element of a structure."""
 
 
-class References(nn.Module):
+class References(Constants):
     """Tables by branch and element, and the unit of each branch, always in float64.
 
     ``E_b = Σ_i e0_b[Z_i] + ε_b`` on the branch's own scale, ``Σ_i e0_blend[Z_i] + Σ_b w_b (ε_b + Σ_i
@@ -38,12 +39,6 @@ class References(nn.Module):
         self.register_buffer("supported", torch.stack([_mask(b.e0) for b in branches]), persistent=False)
         self.register_buffer("e0_blend", _table(e0_blend), persistent=False)
         self.register_buffer("scales", torch.tensor([b.scale for b in branches], dtype=torch.float64), persistent=False)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> References:
-        """Follow moves between devices, but not changes of precision: 1e5 eV in float32 has errors of 0.01 eV."""
-        for name, buffer in self.named_buffers():
-            setattr(self, name, buffer.to(fn(buffer).device))
-        return self
 
     def own(self, branch: Tensor, atomic_numbers: Tensor) -> Tensor:
         """(N,) e0 on each atom's branch (N,)."""

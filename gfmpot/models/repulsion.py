@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import torch
 from ase.data import covalent_radii
-from torch import Tensor, nn
+from torch import Tensor
 
 from gfmpot.graph import AtomGraph, in_plain_operations
 from gfmpot.graph.ops import sum_over_neighbours
+from gfmpot.models.constants import Constants
 from gfmpot.models.radial import polynomial_envelope
 from gfmpot.units import COULOMB
 
@@ -33,7 +34,7 @@ UNKNOWN_RADIUS = 1.6
 """Å, for elements heavier than Cm, whose covalent radii nobody has measured."""
 
 
-class ScreenedRepulsion(nn.Module):
+class ScreenedRepulsion(Constants):
     """Energy and forces of pairs of nuclei; no weights."""
 
     radii: Tensor
@@ -43,11 +44,6 @@ class ScreenedRepulsion(nn.Module):
         self.cutoff = cutoff
         radii = [r if r > 0.2 else UNKNOWN_RADIUS for r in covalent_radii]
         self.register_buffer("radii", torch.tensor(radii, dtype=torch.float64), persistent=False)
-
-    def _apply(self, fn, recurse=True):  # type: ignore[no-untyped-def]
-        """Follow moves between devices, but not changes of precision."""
-        self.radii = self.radii.to(fn(self.radii).device)
-        return self
 
     def forward(self, vectors: Tensor, graph: AtomGraph) -> tuple[Tensor, Tensor]:
         """Edge vectors (E, 3) Å, float64, to energies of atoms (N,) eV and their gradient by the vectors (E, 3) eV/Å.

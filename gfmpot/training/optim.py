@@ -89,9 +89,11 @@ class Optimizer:
     def __post_init__(self) -> None:
         parameters = self.parallel.parameters
         self.average = [p.detach().clone() for p in parameters]
-        named = list(zip(self.parallel.names, parameters, strict=True))
-        matrices = [p for name, p in named if self.config.method == "muon" and _is_matrix(name, p)]
-        others = [p for p in parameters if all(p is not m for m in matrices)]
+        muon = self.config.method == "muon"
+        matrices: list[torch.nn.Parameter] = []
+        others: list[torch.nn.Parameter] = []
+        for name, p in zip(self.parallel.names, parameters, strict=True):
+            (matrices if muon and _is_matrix(name, p) else others).append(p)
         decay = self.config.weight_decay
         self._adam = torch.optim.AdamW(others, weight_decay=decay, foreach=True)
         self._muon = torch.optim.Muon(matrices, weight_decay=decay, adjust_lr_fn=MUON_STEP) if matrices else None
@@ -144,14 +146,9 @@ class Optimizer:
         Muon has no second moment; a number stands in its place.
         """
         parameters = self.parallel.parameters
-        moments = [self._moments(p) for p in parameters]
-        first, second = [m[0] for m in moments], [m[1] for m in moments]
-        return {
-            "model": [p.detach() for p in parameters],
-            "average": self.average,
-            "exp_avg": first,
-            "exp_avg_sq": second,
-        }
+        first, second = zip(*map(self._moments, parameters), strict=True)
+        model = [p.detach() for p in parameters]
+        return {"model": model, "average": self.average, "exp_avg": list(first), "exp_avg_sq": list(second)}
 
     def facts(self) -> dict[str, Any]:
         """The rest of the state, as plain types."""

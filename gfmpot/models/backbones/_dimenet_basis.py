@@ -15,36 +15,23 @@ computed, and nothing is singular where three atoms are in line.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
-from typing import Self
 
 import numpy as np
 import torch
 from numpy.polynomial import chebyshev
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.special import spherical_jn
-from torch import Tensor, nn
+from torch import Tensor
 
+from gfmpot.models.constants import Constants
 from gfmpot.models.radial import polynomial_envelope
 
 SPARE_DEGREES = 24
 """Of polynomials, beyond half of the largest root: Chebyshev coefficients of a wave vanish faster than any power from
 there on, and this many more make the series exact to rounding in float64."""
-
-
-class Constants(nn.Module):
-    """A module whose buffers are numbers of mathematics, in float64 always."""
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Follow moves between devices, but not changes of precision, from which there is no way back."""
-        for name, buffer in self.named_buffers():
-            setattr(self, name, buffer.to(fn(buffer).device))
-        return self
-
-    def _constant(self, name: str, value: ArrayLike) -> None:
-        self.register_buffer(name, torch.from_numpy(np.asarray(value, dtype=np.float64)), persistent=False)
 
 
 class RadialFunctions(Constants):
@@ -59,7 +46,8 @@ class RadialFunctions(Constants):
     def __init__(self, orders: int, size: int, cutoff: float, envelope_exponent: int) -> None:
         super().__init__()
         self.orders, self.size, self.cutoff, self.power = orders, size, cutoff, envelope_exponent + 1
-        self._constant("coefficients", _chebyshev_coefficients(bessel_roots(orders, size)))
+        coefficients = _chebyshev_coefficients(bessel_roots(orders, size))
+        self.register_buffer("coefficients", torch.from_numpy(coefficients), persistent=False)
 
     def forward(self, distances: Tensor) -> Tensor:
         """(E,) Å to (E, L, K)."""
@@ -136,9 +124,10 @@ class Harmonics(Constants):
                 recursion[order, 0, m] = norms[0] * (2 * order - 1) / (order - m)
                 recursion[order, 1, m] = norms[1] * (order + m - 1) / (order - m)
             recursion[order, 2, order] = _norm(order, order) * math.prod(range(1, 2 * order, 2))
-        self._constant("recursion", recursion)
+        self.register_buffer("recursion", torch.from_numpy(recursion), persistent=False)
         every = np.arange(orders).reshape(-1, 1)
-        self._constant("opposite", (-1.0) ** every * np.sqrt((2 * every + 1) / (4 * np.pi)))
+        opposite = (-1.0) ** every * np.sqrt((2 * every + 1) / (4 * np.pi))
+        self.register_buffer("opposite", torch.from_numpy(opposite), persistent=False)
 
     def forward(self, units: Tensor) -> Tensor:
         """(E, 3) unit vectors to (E, L²), by l; the order within an l is of no consequence."""

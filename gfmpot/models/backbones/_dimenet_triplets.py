@@ -123,18 +123,12 @@ def _by_order(angular: Tensor) -> tuple[Tensor, ...]:
 
 def buckets(graph: AtomGraph) -> list[Bucket]:
     """All atoms that have neighbours; built once per graph."""
-    if "_buckets" not in graph.__dict__:
-        graph.__dict__["_buckets"] = _build_buckets(graph)
-    found: list[Bucket] = graph.__dict__["_buckets"]
-    return found
+    return graph.once(_build_buckets)
 
 
 def places(graph: AtomGraph) -> Tensor:
     """(E,) where each edge is among the leaving ones of all buckets together; built once per graph."""
-    if "_places" not in graph.__dict__:
-        graph.__dict__["_places"] = _find_places(graph)
-    found: Tensor = graph.__dict__["_places"]
-    return found
+    return graph.once(_find_places)
 
 
 def _build_buckets(graph: AtomGraph) -> list[Bucket]:

@@ -57,10 +57,7 @@ def slots(graph: AtomGraph) -> Slots:
     """Built once per graph. What compilers see does not depend on the numbers of neighbours: slots are edges there."""
     if in_plain_operations():
         return Slots(None, graph.senders, [], graph.senders, graph)
-    if "_neighbour_slots" not in graph.__dict__:
-        graph.__dict__["_neighbour_slots"] = _build(graph)
-    built: Slots = graph.__dict__["_neighbour_slots"]
-    return built
+    return graph.once(_build)
 
 
 def _build(graph: AtomGraph) -> Slots:

@@ -128,13 +128,9 @@ class Message(nn.Module):
             return s + scalars, vectors
         to_scalar, to_vector, *through = torch.split(self.scalars(s), self.features, dim=1)
         w_scalar, w_vector, *w_through = torch.split(filters, self.features, dim=1)
-        steps = torch.split(units, 1, dim=1)
-        directed = [filtered_neighbour_sums(basis * u, w_vector, to_vector, graph) for u in steps]
-        received = torch.stack(directed, dim=1)  # (N, 3, F)
+        received = directed_sums(to_vector, w_vector, basis, units, graph)
         if v is not None:
-            passed = (through[0].unsqueeze(1) * v).flatten(1)  # (N, 3 F)
-            sums = filtered_neighbour_sums(basis, w_through[0].repeat(1, 3), passed, graph)
-            received = v + received + sums.view(v.shape)
+            received = v + received + passed_sums(v, through[0], w_through[0], basis, graph)
         return s + filtered_neighbour_sums(basis, w_scalar, to_scalar, graph), received
 
     def _from_kinds(
@@ -152,6 +148,18 @@ class Message(nn.Module):
         tables = (self.scalars(s).unsqueeze(1) * filters).flatten(0, 1).to(sums.dtype)  # (U K, 2 F)
         to_scalar, to_vector = torch.split(tables, self.features, dim=1)
         return sums[:, 0] @ to_scalar, sums[:, 1:] @ to_vector
+
+
+def directed_sums(gates: Tensor, filters: Tensor, basis: Tensor, units: Tensor, graph: AtomGraph) -> Tensor:
+    """(N, 3, F): what gates of senders (N, F) and filters (K, F) put along unit vectors (E, 3) (eq. 8, second term)."""
+    steps = torch.split(units, 1, dim=1)
+    return torch.stack([filtered_neighbour_sums(basis * u, filters, gates, graph) for u in steps], dim=1)
+
+
+def passed_sums(v: Tensor, gates: Tensor, filters: Tensor, basis: Tensor, graph: AtomGraph) -> Tensor:
+    """(N, 3, F): vectors of senders (N, 3, F) times their gates (N, F) and filters (K, F) (eq. 8, first term)."""
+    passed = (gates.unsqueeze(1) * v).flatten(1)
+    return filtered_neighbour_sums(basis, filters.repeat(1, 3), passed, graph).view(v.shape)
 
 
 class Update(nn.Module):

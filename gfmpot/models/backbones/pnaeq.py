@@ -24,9 +24,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from gfmpot.graph import AtomGraph, filtered_neighbour_sums, gather_senders, sum_over_neighbours
+from gfmpot.graph import AtomGraph, gather_senders, sum_over_neighbours
 from gfmpot.models.backbone import Backbone
-from gfmpot.models.backbones.painn import NORM_SOFTNESS, PaiNNConfig, Update
+from gfmpot.models.backbones.painn import NORM_SOFTNESS, PaiNNConfig, Update, directed_sums, passed_sums
 from gfmpot.models.dense import mlp
 from gfmpot.models.radial import BesselBasis, polynomial_envelope
 
@@ -105,15 +105,10 @@ class VectorMessage(nn.Module):
         """Scalars (N, F), vectors (N, 3, F) or None, basis (E, K) and units (E, 3) to new vectors."""
         to_vector, *through = torch.split(self.gates(s), self.features, dim=1)
         w_vector, *w_through = torch.split(self.filters.weight.T * self.scale, self.features, dim=1)
-        directed = [
-            filtered_neighbour_sums(basis * u, w_vector, to_vector, graph) for u in torch.split(units, 1, dim=1)
-        ]
-        received = torch.stack(directed, dim=1)
+        received = directed_sums(to_vector, w_vector, basis, units, graph)
         if v is None:
             return received
-        passed = (through[0].unsqueeze(1) * v).flatten(1)
-        sums = filtered_neighbour_sums(basis, w_through[0].repeat(1, 3), passed, graph)
-        return v + received + sums.view(v.shape)
+        return v + received + passed_sums(v, through[0], w_through[0], basis, graph)
 
 
 def aggregate(messages: Tensor, envelope: Tensor, graph: AtomGraph) -> tuple[Tensor, Tensor]:
