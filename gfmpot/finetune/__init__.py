@@ -1,0 +1,1 @@
+"""Downstream tasks: a trained model, adapted to a few labelled structures (paper, section VII-D)."""

@@ -1,0 +1,1 @@
+"""One published downstream dataset, or one generic format, per file."""
