@@ -92,6 +92,12 @@ class TrainConfig:
     """``differences``: those of losses on forces from first derivatives at displaced structures, within a thousandth;
     several times as fast where the backbone has kernels (:mod:`gfmpot.training.differences`)."""
 
+    low_rank: int | None = None
+    """Rank by which the backbone's matrices may change (LoRA), for little data; all of it is trained if not given."""
+
+    keep: Literal["last", "best"] = "last"
+    """Which weights the run ends with: the last, or those of the lowest validation loss."""
+
     parallel: Mode = "ddp"
     """What several ranks do: ``ddp`` replicate, ``fsdp`` shard, ``task`` give each branch to ranks of its own."""
 
@@ -118,6 +124,13 @@ class TrainConfig:
             )
         if self.optim.method == "muon" and self.parallel == "fsdp":
             raise ValueError("optim: muon needs whole matrices; use parallel: ddp or task, or method: adamw")
+        if self.parallel != "ddp" and (self.low_rank is not None or self.optim.frozen):
+            raise ValueError(f"low_rank and a frozen backbone need parallel: ddp, got {self.parallel}")
+        if self.low_rank is not None and (self.low_rank < 1 or self.optim.frozen or self.optim.method == "muon"):
+            raise ValueError(
+                "low_rank must be at least 1, with method: adamw and a backbone that is not frozen, got "
+                f"{self.low_rank}"
+            )
         if "error_hidden" in self.model:
             raise ValueError("model: error_hidden comes with the estimate of errors, after training; leave it out")
         names = [branch.name for branch in self.branches if branch.name]

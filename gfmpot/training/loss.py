@@ -40,6 +40,11 @@ class LossConfig:
         """Of energy, forces and stress."""
         return self.energy, self.forces, self.stress
 
+    @property
+    def energies_alone(self) -> bool:
+        """Whether nothing is learnt from forces and stresses, which then need not be computed."""
+        return self.forces == 0 and self.stress == 0
+
 
 @dataclass(frozen=True)
 class LossSums:
@@ -57,7 +62,7 @@ class LossSums:
 def loss_sums(prediction: Prediction, graph: AtomGraph, config: LossConfig, branches: int) -> LossSums:
     """Errors of a batch, in the dtype of the labels (float64 for energies, whatever the network runs in).
 
-    Everything that is predicted enters, if with a factor of zero: ranks that reduce gradients together must agree on
+    All that is predicted enters, if with a factor of zero: ranks that reduce gradients together must agree on
     which parameters have one.
     """
     assert graph.branch is not None
@@ -87,9 +92,9 @@ def _energy_errors(prediction: Prediction, graph: AtomGraph) -> Tensor:
 
 
 def _difference(predicted: Tensor | None, label: Tensor | None) -> Tensor:
-    assert predicted is not None
+    """NaN, as without a label, where nothing was predicted."""
     assert label is not None
-    return predicted - label
+    return torch.full_like(label, torch.nan) if predicted is None else predicted - label
 
 
 def _part(errors: Tensor, branch: Tensor, branches: int, config: LossConfig) -> tuple[Tensor, Tensor, Tensor, Tensor]:

@@ -12,9 +12,7 @@ from torch import Tensor
 
 from gfmpot.config import tunable
 from gfmpot.training.parallelize import Parallel, local
-
-NARROWEST = 32
-"""Rows and columns from which on a matrix is Muon's."""
+from gfmpot.training.parameters import is_matrix, is_shared
 
 MUON_STEP = "match_rms_adamw"
 """PyTorch's name for steps of 0.2 √max(rows, columns) (Liu et al., arXiv:2502.16982, section 2.2)."""
@@ -30,6 +28,10 @@ class OptimConfig:
 
     learning_rate: float = tunable(2e-3, 1e-5, 3e-3, log=True)
     """Of AdamW."""
+
+    backbone_learning_rate: float | None = None
+    """Of AdamW for the backbone and the embedding of elements, which follows the same schedule in proportion; as the
+    others' if not given. 0 leaves them as they are, and their gradient is not computed."""
 
     matrix_learning_rate: float = tunable(8e-3, 1e-3, 2e-2, log=True)
     """Of Muon; it follows the same schedule in proportion. A step changes an element by 0.2 of it (root mean square),
@@ -48,6 +50,17 @@ class OptimConfig:
     plateau_factor: float = 0.5
     plateau_patience: int = 10
     """Validations without improvement before ``plateau`` acts (the paper's 0.5 and 10)."""
+
+    def __post_init__(self) -> None:
+        if (self.backbone_learning_rate or 0.0) < 0:
+            raise ValueError(
+                f"optim: backbone_learning_rate must not be negative, got {self.backbone_learning_rate}; 0 freezes"
+            )
+
+    @property
+    def frozen(self) -> bool:
+        """Whether the backbone and the embedding stay as they are."""
+        return self.backbone_learning_rate == 0
 
     def rate(self, step: int, done: float) -> float:
         """Learning rate at a step when a share of the run is done, before what ``plateau`` does to it."""
@@ -83,22 +96,32 @@ class Optimizer:
 
     parallel: Parallel
     config: OptimConfig
+    keep_best: bool = False
+    """Keep a copy of the average that :meth:`see` was told the lowest loss of."""
+
     step: int = 0
     plateau: Plateau = field(default_factory=Plateau)
+    best_loss: float = math.inf
 
     def __post_init__(self) -> None:
         parameters = self.parallel.parameters
         self.average = [p.detach().clone() for p in parameters]
-        muon = self.config.method == "muon"
+        self.best = [p.detach().clone() for p in parameters] if self.keep_best else []
         matrices: list[torch.nn.Parameter] = []
+        shared: list[torch.nn.Parameter] = []
         others: list[torch.nn.Parameter] = []
         for name, p in zip(self.parallel.names, parameters, strict=True):
-            (matrices if muon and _is_matrix(name, p) else others).append(p)
-        decay = self.config.weight_decay
-        self._adam = torch.optim.AdamW(others, weight_decay=decay, foreach=True)
+            if self.config.method == "muon" and is_matrix(name, p):
+                matrices.append(p)
+            else:
+                (shared if is_shared(name) else others).append(p)
+        decay, slower = self.config.weight_decay, self.config.backbone_learning_rate
+        factor = 1.0 if slower is None else slower / self.config.learning_rate
+        groups = [{"params": shared, "factor": factor}, {"params": others, "factor": 1.0}]
+        self._adam = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=decay, foreach=True)
         self._muon = torch.optim.Muon(matrices, weight_decay=decay, adjust_lr_fn=MUON_STEP) if matrices else None
         # What they would make on their first step, there already for a checkpoint to be read into.
-        for p in others:
+        for p in [*shared, *others]:
             zeros = {name: torch.zeros_like(p, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")}
             self._adam.state[p] = {"step": torch.zeros(()), **zeros}
         for p in matrices:
@@ -140,6 +163,14 @@ class Optimizer:
         torch._foreach_lerp_([local(a) for a in self.average], current, 1 - decay)
         return norm
 
+    def see(self, loss: float) -> None:
+        """Take note of the validation loss of the average."""
+        self.plateau.see(loss, self.config)
+        if self.keep_best and loss < self.best_loss:
+            self.best_loss = loss
+            for kept, now in zip(self.best, self.average, strict=True):
+                local(kept).copy_(local(now))
+
     def tensors(self) -> dict[str, list[Tensor]]:
         """All that belongs to the parameters, in their order: they, their average and the method's moments.
 
@@ -148,15 +179,18 @@ class Optimizer:
         parameters = self.parallel.parameters
         first, second = zip(*map(self._moments, parameters), strict=True)
         model = [p.detach() for p in parameters]
-        return {"model": model, "average": self.average, "exp_avg": list(first), "exp_avg_sq": list(second)}
+        best = {"best": self.best} if self.keep_best else {}
+        return {"model": model, "average": self.average, "exp_avg": list(first), "exp_avg_sq": list(second), **best}
 
     def facts(self) -> dict[str, Any]:
         """The rest of the state, as plain types."""
-        return {"step": self.step, "plateau": vars(self.plateau).copy()}
+        best = self.best_loss if math.isfinite(self.best_loss) else None
+        return {"step": self.step, "plateau": vars(self.plateau).copy(), "best_loss": best}
 
     def resume(self, facts: Mapping[str, Any]) -> None:
         """The inverse of :meth:`facts`."""
         self.step, self.plateau = int(facts["step"]), Plateau(**facts["plateau"])
+        self.best_loss = math.inf if facts.get("best_loss") is None else float(facts["best_loss"])
         for state in self._adam.state.values():
             state["step"].fill_(self.step)
 
@@ -167,12 +201,7 @@ class Optimizer:
         return self._muon.state[p]["momentum_buffer"], p.new_zeros(())
 
 
-def _is_matrix(name: str, p: Tensor) -> bool:
-    """Whether a step of Muon makes sense: a dense layer between features, not one from a handful of basis functions."""
-    return name.startswith("backbone.") and p.ndim == 2 and min(p.shape) >= NARROWEST
-
-
 def _step(optimizer: torch.optim.Optimizer, rate: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate
+        group["lr"] = rate * group.get("factor", 1.0)
     optimizer.step()

@@ -11,7 +11,7 @@ import dataclasses
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -23,13 +23,15 @@ from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
 from gfmpot.graph import AtomGraph, sum_per_structure
-from gfmpot.models import Potential
+from gfmpot.models import Potential, Prediction
 from gfmpot.models.branches import BranchHeads
 from gfmpot.models.potential import Network
 from gfmpot.ranks.launch import sum_over_ranks
 from gfmpot.training.differences import sums_by_differences
 from gfmpot.training.loss import LossConfig, LossSums, loss_sums
+from gfmpot.training.low_rank import LowRankChange
 from gfmpot.training.mesh import BranchGroup
+from gfmpot.training.parameters import is_matrix, is_shared
 
 Mode = Literal["ddp", "fsdp", "task"]
 
@@ -56,14 +58,26 @@ class Objective(nn.Module):
 
     def forward(self, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """The fields of :class:`~gfmpot.training.loss.LossSums`."""
-        if self.differences:
+        if self.loss.energies_alone:
+            prediction = self._energies(graph)
+        elif self.differences:
             sums = sums_by_differences(self.potential, graph, self.loss)
             return sums.values, sums.counts, sums.errors, sums.labelled
-        dense = torch.autocast(graph.positions.device.type, torch.bfloat16) if self.bf16 else nullcontext()
-        with dense:
-            prediction = self.potential.labelled(graph, network=self.network)
+        else:
+            with self._dense(graph):
+                prediction = self.potential.labelled(graph, network=self.network)
         sums = loss_sums(prediction, graph, self.loss, len(self.potential.branches))
         return sums.values, sums.counts, sums.errors, sums.labelled
+
+    def _energies(self, graph: AtomGraph) -> Prediction:
+        """Without forces, which nothing is to be learnt from; by kernels where there are any."""
+        kernels = None if self.bf16 or self.network else self.potential.backbone.training_kernels()
+        evaluate = kernels.by_weights if kernels else None
+        with self._dense(graph):
+            return self.potential.labelled(graph, derivatives=False, network=self.network, evaluate=evaluate)
+
+    def _dense(self, graph: AtomGraph) -> AbstractContextManager[Any]:
+        return torch.autocast(graph.positions.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
 
 class Parallel(ABC):
@@ -114,11 +128,22 @@ def local(tensor: Tensor) -> Tensor:
 
 
 class Replicated(Parallel):
-    """A copy on every rank, whose gradients DDP sums while the backward pass goes on; or a single process."""
+    """A copy on every rank, whose gradients DDP sums while the backward pass goes on; or a single process.
 
-    def __init__(self, potential: Potential, loss: LossConfig, *, bf16: bool, differences: bool = False) -> None:
+    With ``frozen``, what the branches share stays as it is.
+    """
+
+    def __init__(
+        self,
+        potential: Potential,
+        loss: LossConfig,
+        *,
+        bf16: bool,
+        differences: bool = False,
+        frozen: bool = False,
+    ) -> None:
         objective = Objective(copy.deepcopy(potential), loss, bf16=bf16, differences=differences)
-        self.names, self.parameters = _trained(objective.potential)
+        self.names, self.parameters = _trained(objective.potential, frozen=frozen)
         self._module: nn.Module = _summing(objective, None) if dist.is_initialized() else objective
 
     @override
@@ -137,6 +162,48 @@ class Replicated(Parallel):
     @override
     def counts_once(self, name: str) -> bool:
         return not dist.is_initialized() or dist.get_rank() == 0
+
+
+class OfLowRank(Replicated):
+    """As :class:`Replicated`, but matrices of the backbone change by a low rank, and nothing else that is shared."""
+
+    def __init__(
+        self, potential: Potential, loss: LossConfig, rank: int, *, bf16: bool, differences: bool = False
+    ) -> None:
+        super().__init__(potential, loss, bf16=bf16, differences=differences)
+        generator = torch.Generator().manual_seed(0)  # the same directions on all ranks
+        self._changes: dict[str, LowRankChange] = {}
+        trained: dict[str, nn.Parameter] = {}
+        for name, p in zip(self.names, self.parameters, strict=True):
+            p.requires_grad_(is_matrix(name, p) or not is_shared(name))
+            if is_matrix(name, p):
+                self._changes[name] = LowRankChange(p, rank, generator)
+                trained |= self._changes[name].parameters(name)
+            elif p.requires_grad:
+                trained[name] = p
+        self.names, self.parameters = list(trained), list(trained.values())
+
+    @override
+    def sums(self, graph: AtomGraph) -> LossSums:
+        for change in self._changes.values():
+            change.put()
+        return super().sums(graph)
+
+    @override
+    def gradient_norm(self) -> Tensor:
+        for change in self._changes.values():
+            change.take_gradient()
+        return super().gradient_norm()
+
+    @override
+    def stored(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        return dict(zip(self.names, tensors, strict=True))
+
+    @override
+    def full(self, tensors: Sequence[Tensor]) -> dict[str, Tensor]:
+        found = self.stored(tensors)
+        matrices = {name: change.merged(name, found) for name, change in self._changes.items()}
+        return {**matrices, **{name: t for name, t in found.items() if not is_shared(name)}}
 
 
 class Sharded(Parallel):
@@ -278,11 +345,11 @@ def _is_head(name: str) -> bool:
     return name.startswith("heads.")
 
 
-def _trained(potential: Potential) -> tuple[list[str], list[nn.Parameter]]:
-    """All but the weights of the blend, which are trained on the finished branches."""
-    for parameter in potential.weights.parameters():
-        parameter.requires_grad_(False)
-    named = [(n, p) for n, p in potential.named_parameters() if not n.startswith("weights.")]
+def _trained(potential: Potential, *, frozen: bool = False) -> tuple[list[str], list[nn.Parameter]]:
+    """All but the weights of the blend and the estimate of errors, which are trained on the finished branches."""
+    for name, parameter in potential.named_parameters():
+        parameter.requires_grad_(name.startswith("heads.") or (is_shared(name) and not frozen))
+    named = [(n, p) for n, p in potential.named_parameters() if p.requires_grad]
     return [n for n, _ in named], [p for _, p in named]
 
 
@@ -308,13 +375,18 @@ def parallelize(
     *,
     bf16: bool = False,
     differences: bool = False,
+    frozen: bool = False,
+    low_rank: int | None = None,
 ) -> Parallel:
     """A copy of ``potential`` for training, spread as ``mode`` says; on a single process, all modes are the same.
 
-    With ``differences`` gradients of force losses are made by :mod:`gfmpot.training.differences`; DDP only.
+    DDP only: with ``differences`` gradients of force losses are made by :mod:`gfmpot.training.differences`; with
+    ``frozen`` only the branches are trained, with ``low_rank`` matrices of the backbone change by that rank.
     """
     if not dist.is_initialized() or mode == "ddp":
-        return Replicated(potential, loss, bf16=bf16, differences=differences)
+        if low_rank is not None:
+            return OfLowRank(potential, loss, low_rank, bf16=bf16, differences=differences)
+        return Replicated(potential, loss, bf16=bf16, differences=differences, frozen=frozen)
     if mode == "fsdp":
         return Sharded(potential, loss, bf16=bf16)
     return TaskParallel(potential, loss, groups, bf16=bf16)

@@ -23,7 +23,7 @@ from gfmpot.ranks.signals import Deadline, EndOfJob
 from gfmpot.telemetry import Regions, open_sinks, region_record
 from gfmpot.training.beginning import begun_with, fresh
 from gfmpot.training.config import TrainConfig
-from gfmpot.training.corpus import read_branch
+from gfmpot.training.corpus import BranchCorpus, read_branch
 from gfmpot.training.loader import Batch, Loader, Stream
 from gfmpot.training.loss import label_counts
 from gfmpot.training.mesh import BranchGroup, allocate_ranks
@@ -50,6 +50,8 @@ class Trainer:
         folder: of the run; one that was stopped goes on.
         launch: this rank's place.
         device: where to compute.
+        corpora: data in place of those that ``config`` names.
+        potential: what to begin with, one branch for each of ``corpora``, in place of what ``config`` says.
 
     Raises:
         ValueError: data that do not fit, or a folder of a run with other settings.
@@ -62,13 +64,17 @@ class Trainer:
         folder: Path,
         launch: Launch | None = None,
         device: torch.device | None = None,
+        *,
+        corpora: Sequence[BranchCorpus] | None = None,
+        potential: Potential | None = None,
     ) -> None:
         self.config, self.folder = config, folder
         self.launch, self.device = launch or Launch(), device or torch.device("cpu")
         self._resources = ExitStack()
-        self.corpora = [read_branch(b, self._staged(data, b.files), config.split) for b in config.branches]
+        self.corpora = corpora or [read_branch(b, self._staged(data, b.files), config.split) for b in config.branches]
         self._trained_on = [self._held(corpus.splits["train"]) for corpus in self.corpora]
-        self.potential = self._fresh_potential()
+        dtype = torch.float64 if config.precision == "fp64" else torch.float32
+        self.potential = (potential or self._fresh_potential()).to(self.device, dtype)
         sizes = [len(d) for d in self._trained_on]
         self._draws = config.sampling.draws(sizes, [corpus.share for corpus in self.corpora])
         self._groups = self._group_ranks()
@@ -80,8 +86,10 @@ class Trainer:
             self._groups,
             bf16=config.precision == "bf16",
             differences=config.gradients == "differences",
+            frozen=config.optim.frozen,
+            low_rank=config.low_rank,
         )
-        self._optimizer = Optimizer(parallel, config.optim)
+        self._optimizer = Optimizer(parallel, config.optim, keep_best=config.keep == "best")
         self._position = Position()
         if config.steps is not None and config.steps < 2 * config.optim.warmup_steps and self.launch.is_main:
             log.warning("the warm-up of %d steps takes most of %d steps", config.optim.warmup_steps, config.steps)
@@ -135,8 +143,8 @@ class Trainer:
         if trained:
             with ExitStack() as resources:
                 self._loop(deadline or Deadline(None), end or EndOfJob(), resources)
-        self._answer_with_average()
         complete = self.done >= 1.0
+        self._answer_with(self._optimizer.best if complete and self.config.keep == "best" else self._optimizer.average)
         if complete and self.launch.is_main and (trained or not written.exists()):
             save(self.potential, written)
         if dist.is_initialized():
@@ -145,7 +153,7 @@ class Trainer:
 
     def validate(self) -> dict[str, Metrics]:
         """Errors of the averaged weights on a fixed part of each branch's validation split."""
-        self._answer_with_average()
+        self._answer_with(self._optimizer.average)
         return validation_errors(self.potential, self.corpora, self.config.validation_structures, self.launch)
 
     def _loop(self, deadline: Deadline, end: EndOfJob, resources: ExitStack) -> None:
@@ -245,7 +253,7 @@ class Trainer:
     def _validate(self, sinks: Any) -> None:
         with self.timer("validate"):
             metrics = self.validate()
-        self._optimizer.plateau.see(mean_loss(metrics, self.config.loss), self.config.optim)
+        self._optimizer.see(mean_loss(metrics, self.config.loss))
         sinks.write({"kind": "valid", "step": self.step, "branches": metrics})
         if self.done >= 1.0 and self.launch.is_main:
             for record in write_parity(self.potential, self.corpora, self.config.validation_structures, self.folder):
@@ -330,13 +338,11 @@ class Trainer:
         branches = [corpus.info for corpus in self.corpora]
         model, given = PotentialConfig.from_mapping(self.config.model), (branches, self.config.seed)
         begin = self.config.begin_with
-        potential = fresh(model, *given) if begin is None else begun_with(load(begin), model, *given)
-        return potential.to(self.device, torch.float64 if self.config.precision == "fp64" else torch.float32)
+        return fresh(model, *given) if begin is None else begun_with(load(begin), model, *given)
 
-    def _answer_with_average(self) -> None:
-        """Put the averaged weights into ``potential``; collective."""
-        parallel = self._optimizer.parallel
-        whole = parallel.full(self._optimizer.average)
+    def _answer_with(self, tensors: Sequence[Tensor]) -> None:
+        """Put weights, in the order of the parameters, into ``potential``; collective."""
+        whole = self._optimizer.parallel.full(tensors)
         own = dict(self.potential.named_parameters())
         with torch.no_grad():
             for name, tensor in whole.items():
