@@ -7,14 +7,16 @@ and brackets alone, which numpy finds at the speed of reading; only the members 
 from __future__ import annotations
 
 import bz2
+import gzip
 import json
 import os
 import re
 import threading
+import zlib
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +25,9 @@ CHUNK = 1 << 18
 """Bytes scanned at once: what fits into a processor's cache."""
 
 QUOTE, BACKSLASH, OPENING, CLOSING = b'"\\{}'
+DAMAGE = (OSError, EOFError, zlib.error)
+"""What reading raises in files that are cut off or overwritten."""
+
 ESCAPED_QUOTE = re.compile(rb'(?<!\\)(?:\\\\)*\\"')
 
 Ints = NDArray[np.int64]
@@ -30,19 +35,19 @@ _NONE = np.zeros(0, dtype=np.int64)
 
 
 class JsonMembers:
-    """The members of the array or object at ``depth`` in a document, plain or compressed with bzip2.
+    """The members of the array or object at ``depth`` in a document, plain or compressed with bzip2 or gzip.
 
-    ``depth`` 1 is the document itself, 2 the container in its first member, and so on. The members are arrays or
-    objects themselves.
+    ``depth`` 1 is the document itself, 2 the containers in it, and so on, of which that of number ``container`` is
+    meant. The members are arrays or objects themselves.
     """
 
-    def __init__(self, path: Path, depth: int) -> None:
+    def __init__(self, path: Path, depth: int, container: int = 0) -> None:
         self._path = path
         self._files: dict[tuple[int, int], IO[bytes]] = {}
         try:
             with _open(path) as file:
-                self._starts, self._stops = _spans(file, depth)
-        except (ValueError, OSError, EOFError) as error:
+                self._starts, self._stops = _spans(file, depth, container)
+        except (ValueError, *DAMAGE) as error:
             raise ValueError(f"{path}: {error}; if it was downloaded, do so again") from error
 
     def __len__(self) -> int:
@@ -99,7 +104,7 @@ def beginning(path: Path, size: int = 4096) -> bytes:
     try:
         with _open(path) as file:
             return file.read(size)
-    except (OSError, EOFError) as error:
+    except DAMAGE as error:
         raise ValueError(f"{path}: {error}; if it was downloaded, do so again") from error
 
 
@@ -109,6 +114,8 @@ def _members(path: Path, depth: int, size: int, modified: int) -> JsonMembers:
 
 
 def _open(path: Path) -> IO[bytes]:
+    if path.suffix == ".gz":
+        return cast(IO[bytes], gzip.open(path))
     return bz2.open(path) if path.suffix == ".bz2" else path.open("rb")
 
 
@@ -124,8 +131,8 @@ def _chunks(file: IO[bytes]) -> Iterator[bytes]:
         raise ValueError("the JSON ends in a backslash: it is cut off")
 
 
-def _spans(file: IO[bytes], depth: int) -> tuple[Ints, Ints]:
-    """Offsets of the beginnings and ends of the members of the first container at ``depth``.
+def _spans(file: IO[bytes], depth: int, container: int) -> tuple[Ints, Ints]:
+    """Offsets of the beginnings and ends of the members of a container at ``depth``.
 
     A member ends with its closing bracket; it begins after the one before, with a comma.
     """
@@ -140,11 +147,11 @@ def _spans(file: IO[bytes], depth: int) -> tuple[Ints, Ints]:
         last.append(ends[(steps == -1) & (levels == depth - 1)])
         level = int(levels[-1]) if len(levels) else level
         offset += len(chunk)
-    begin, end = np.concatenate(first)[:1], np.concatenate(last)[:1]
+    begin, end = (np.concatenate(of)[container : container + 1] for of in (first, last))
     if level != 0 or inside or len(end) == 0:
         raise ValueError("the JSON is cut off" if level > 0 or inside else f"no JSON with brackets {depth} deep")
     found = np.concatenate(stops)
-    found = found[found < end]
+    found = found[(found > begin) & (found < end)]
     return np.append(begin, found[:-1])[: len(found)], found
 
 
