@@ -33,8 +33,6 @@ UNITS = {
 HEAD = 1 << 23
 """Bytes: what precedes the data, an index of at most 132,752 numbers, is shorter."""
 
-Value = bool | float | None
-
 
 class Matbench(Reader):
     """Structures are keyed as the package ``matbench`` does, by their place: mb-jdft2d-001, mb-mp-is-metal-000001.

@@ -59,11 +59,11 @@ class MD17(Reader):
         if isinstance(found, PackedExamples):
             yield from found.read(indices)
             return
-        name = re.sub(r"^r?md17_", "", path.stem)
+        name, scale = re.sub(r"^r?md17_", "", path.stem), _scale(found, path)
         for i in indices:
             xyz, energy, forces = (found[key][i] for key in ("positions", "energy", "forces"))
             where = f"{path.name}:{i}"
-            frame = molecule(where, found["numbers"], xyz, energy, forces, group=name, scale=_scale(found, path))
+            frame = molecule(where, found["numbers"], xyz, energy, forces, group=name, scale=scale)
             yield frame if isinstance(frame, Rejected) else Example(frame, f"{name}:{i}")
 
     def _file(self, path: Path) -> PackedExamples | Mapping[str, Any]:

@@ -16,6 +16,7 @@ from gfmpot.finetune.reader import Example, Reader
 from gfmpot.units import KCAL_PER_MOL
 
 MOLECULES = {"ado": "adenosine", "bpn": "benzylpenicillin", "efa": "efavirenz"}
+UNITS = {"relative_energy": "eV"}
 COMMENT = re.compile(r"\s*(?P<key>(?P<molecule>[A-Za-z]+)_\d+)\s+(?P<energy>[-+]?\d+(\.\d*)?([eE][-+]?\d+)?)\s*")
 
 
@@ -31,7 +32,7 @@ class Wiggle150(Reader):
         "https://doi.org/10.1021/acs.jctc.5c00015; Brew et al., Wiggle150: Benchmarking Density Functionals and Neural "
         "Network Potentials on Highly Strained Conformers, J. Chem. Theory Comput. (2025)"
     )
-    targets = {"relative_energy": "eV"}  # noqa: RUF012
+    targets = UNITS
 
     def count(self, path: Path) -> int:
         """Number of conformers."""
