@@ -14,8 +14,8 @@ from gfmpot.calculators.ase import GFMCalculator
 from gfmpot.calculators.batched import BatchOptimizerName, relax_many
 from gfmpot.calculators.relaxation import OptimizerName, relax
 from gfmpot.graph import InvalidStructureError
-from gfmpot.inference import Results
-from gfmpot.models import Potential
+from gfmpot.inference import Answer, PropertyPredictor, Results
+from gfmpot.models import Potential, PropertyModel
 
 AnyStructure: TypeAlias = "Structure | Molecule"
 
@@ -68,6 +68,52 @@ class GFMPotential:
         if isinstance(structures, Structure | Molecule):
             return self.calculator.evaluate_many([to_atoms(structures)])[0]
         return self.calculator.evaluate_many([to_atoms(structure) for structure in structures])
+
+    @overload
+    @staticmethod
+    def predict_property(
+        structures: AnyStructure, model: str | Path | PropertyModel | PropertyPredictor, **options: Any
+    ) -> Answer: ...
+
+    @overload
+    @staticmethod
+    def predict_property(
+        structures: Sequence[AnyStructure | Atoms],
+        model: str | Path | PropertyModel | PropertyPredictor,
+        **options: Any,
+    ) -> list[Answer]: ...
+
+    @staticmethod
+    def predict_property(
+        structures: AnyStructure | Atoms | Sequence[AnyStructure | Atoms],
+        model: str | Path | PropertyModel | PropertyPredictor,
+        **options: Any,
+    ) -> Answer | list[Answer]:
+        """A property of one structure, or of many in batches, by a model that was trained on it.
+
+        >>> GFMPotential.predict_property(structure, "gap.safetensors")
+        {'band_gap': 1.2, 'unit': 'eV'}
+
+        Args:
+            structures: of pymatgen or ASE, in any mixture.
+            model: a file, a :class:`gfmpot.models.PropertyModel`; or for many calls, which need not make it ready each
+                time, a :class:`gfmpot.inference.PropertyPredictor`.
+            options: those of :class:`gfmpot.inference.PropertyPredictor`, e.g. ``precision`` and ``device``.
+
+        Returns:
+            The value under the property's name, and its ``unit``; of a class its probability alone.
+
+        Raises:
+            ValueError: a structure that the model cannot answer for, a file of a potential, or options beside a
+                predictor, which has its own.
+        """
+        if isinstance(model, PropertyPredictor) and options:
+            raise ValueError(f"a predictor has its own options, got {', '.join(options)}; give them when making it")
+        predictor = model if isinstance(model, PropertyPredictor) else PropertyPredictor(model, **options)
+        alone = isinstance(structures, Structure | Molecule | Atoms)
+        given = [structures] if alone else structures
+        answers = predictor.evaluate_many(one if isinstance(one, Atoms) else to_atoms(one) for one in given)
+        return answers[0] if alone else answers
 
     def relax(
         self,

@@ -1,12 +1,12 @@
-"""``gfmpot predict``: energies, forces and stress of any number of structures."""
+"""``gfmpot predict``: energies, forces and stress of any number of structures, or a property of theirs."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias
 
 import typer
 
@@ -17,10 +17,18 @@ from gfmpot.cli.structures import Failure, Frame, read_all
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from gfmpot.calculators import GFMCalculator
     from gfmpot.inference import Results
 
-Evaluated: TypeAlias = "tuple[Frame, Results]"
+Evaluated: TypeAlias = "tuple[Frame, Any]"
+"""A structure and what was answered."""
+
+
+class Evaluator(Protocol):
+    """A calculator, or what predicts a property."""
+
+    def evaluate_many(self, structures: Iterable[Atoms]) -> Sequence[Mapping[str, Any]]:
+        """Answers for all; a ``ValueError`` or ``MemoryError`` for any of them is one for all."""
+
 
 CHUNK = 512
 """Frames that are handed over together; the calculator packs them into batches by size."""
@@ -51,14 +59,22 @@ def predict(
     charge: options.Charge = 0,
     spin: options.Spin = None,
 ) -> None:
-    """Energy, largest force and uncertainty of every structure in FILES.
+    """Energy, largest force and uncertainty of every structure in FILES; or, by a model of a property, that property.
 
     What cannot be read or answered is listed at the end, with file and frame, and makes the exit code 1; all other
     results are printed and written nevertheless.
     """
     with clean_errors():
+        from gfmpot.models import kind_of
+
         if out is not None:
             output.check_output(out, [*output.TABLES, ".extxyz"])
+        if kind_of(model) == "property":
+            from gfmpot.cli.predict_property import predict_property
+
+            unused = {"--head": head, "--tolerance": tolerance}
+            predict_property(files, out, model, precision, device, charge, spin, unused)
+            return
         calculator = options.build_calculator(model, head, precision, device, charge, spin, tolerance)
         found = list(evaluate(calculator, read_all(files)))
         good = [entry for entry in found if not isinstance(entry, Failure)]
@@ -67,11 +83,11 @@ def predict(
         if records:
             _print(records)
         if records and out is not None:
-            _write(out, records, good)
+            write(out, records, (_labelled(frame, results) for frame, results in good))
         report([entry for entry in found if isinstance(entry, Failure)])
 
 
-def evaluate(calculator: GFMCalculator, frames: Iterable[Frame | Failure]) -> Iterator[Evaluated | Failure]:
+def evaluate(calculator: Evaluator, frames: Iterable[Frame | Failure]) -> Iterator[Evaluated | Failure]:
     """Results of all frames, in order, computed in batches; a frame that fails does not take others with it."""
     stream = iter(frames)
     while chunk := list(islice(stream, CHUNK)):
@@ -80,13 +96,20 @@ def evaluate(calculator: GFMCalculator, frames: Iterable[Frame | Failure]) -> It
             yield entry if isinstance(entry, Failure) else next(answers)
 
 
-def record(frame: Frame, results: Results) -> dict[str, Any]:
-    """The row of one structure, by the names and units of all result tables."""
+def place(frame: Frame) -> dict[str, Any]:
+    """The first columns of a row: which structure it is."""
     return {
         "file": str(frame.file),
         "frame": frame.index,
         "formula": frame.atoms.get_chemical_formula(),
         "natoms": len(frame.atoms),
+    }
+
+
+def record(frame: Frame, results: Results) -> dict[str, Any]:
+    """The row of one structure, by the names and units of all result tables."""
+    return {
+        **place(frame),
         "energy": results["energy"],
         "energy_per_atom": results["energy"] / len(frame.atoms),
         "max_force": float((results["forces"] ** 2).sum(axis=1).max() ** 0.5),
@@ -95,7 +118,7 @@ def record(frame: Frame, results: Results) -> dict[str, Any]:
     }
 
 
-def _answers(calculator: GFMCalculator, frames: Sequence[Frame]) -> list[Evaluated | Failure]:
+def _answers(calculator: Evaluator, frames: Sequence[Frame]) -> list[Evaluated | Failure]:
     """All at once; if that fails, by halves, until the frames that fail stand alone."""
     if not frames:
         return []
@@ -119,10 +142,11 @@ def _largest(weights: dict[str, float], count: int = 3) -> str:
     return ", ".join(f"{name} {weight:.2f}" for name, weight in ranked if weight >= 0.005)
 
 
-def _write(out: Path, records: Sequence[dict[str, Any]], good: Sequence[Evaluated]) -> None:
+def write(out: Path, records: Sequence[Mapping[str, Any]], labelled: Iterable[Atoms]) -> None:
+    """A table of ``records``, or in an ``.extxyz`` the structures with their answers."""
     with output.atomic(out) as partial:
         if out.suffix == ".extxyz":
-            output.write_structures(partial, [_labelled(frame, results) for frame, results in good])
+            output.write_structures(partial, list(labelled))
         else:
             output.TABLES[out.suffix](partial, records)
     note(f"wrote {out}")

@@ -7,21 +7,26 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gfmpot.config import did_you_mean, from_mapping, to_mapping
 from gfmpot.models.branches import BranchInfo
 from gfmpot.models.potential import Potential
 from gfmpot.models.potential_config import PotentialConfig
+from gfmpot.models.property_config import PropertyConfig, Scaling
+from gfmpot.models.property_model import PropertyModel
+from gfmpot.models.target import Target
 
 FORMAT = "gfmpot"
 VERSION = 2
 
 Header = dict[str, Any]
 Tensors = dict[str, Tensor]
+ModelKind = Literal["potential", "property"]
+M = TypeVar("M", bound=nn.Module)
 
 
 def _without_repulsion(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
@@ -37,12 +42,12 @@ class CheckpointError(ValueError):
     """A file that is no gfmpot model, or a damaged or incompatible one."""
 
 
-def save(potential: Potential, path: str | Path) -> Path:
-    """Write a potential, atomically; by convention the name ends in ``.safetensors``."""
+def save(model: Potential | PropertyModel, path: str | Path) -> Path:
+    """Write a model, atomically; by convention the name ends in ``.safetensors``."""
     from safetensors.torch import save as to_bytes
 
     path = Path(path)
-    header, tensors = _contents(potential)
+    header, tensors = _contents(model)
     metadata = {"format": FORMAT, "version": str(VERSION), "header": header, "sha256": _digest(header, tensors)}
     partial = path.with_name(path.name + ".partial")
     partial.write_bytes(to_bytes(tensors, metadata))
@@ -58,17 +63,41 @@ def load(model: str | Path = "default") -> Potential:
             a path.
 
     Raises:
-        CheckpointError: no such model; or a truncated, tampered, foreign or incomplete file.
+        CheckpointError: no such model; or a truncated, tampered, foreign or incomplete file, or one of a property.
     """
     path = find(model)
-    metadata, tensors = _read(path)
-    header = _verified_header(path, metadata, tensors)
-    header, tensors = _upgraded(path, int(metadata["version"]), header, tensors)
-    potential = _build(path, header)
-    _check_tensors(path, potential, tensors)
-    potential.to(next(iter(tensors.values())).dtype)
-    potential.load_state_dict(tensors)
-    return potential.eval()
+    header, tensors = _opened(path)
+    if _kind(header) == "property":
+        raise CheckpointError(
+            f"{path} is a model of a property ({header['target']['name']}), not a potential: it has no energies and "
+            "forces. Use GFMPotential.predict_property(structures, model), or `gfmpot predict FILES --model`"
+        )
+    return _restored(path, _potential, header, tensors)
+
+
+def load_property(model: str | Path) -> PropertyModel:
+    """A property model, found as by :func:`load`.
+
+    Raises:
+        CheckpointError: as for :func:`load`; or the file of a potential.
+    """
+    path = find(model)
+    header, tensors = _opened(path)
+    if _kind(header) == "potential":
+        raise CheckpointError(
+            f"{path} is a potential, not a model of a property: use gfmpot.load(model) or GFMCalculator(model)"
+        )
+    return _restored(path, _property_model, header, tensors)
+
+
+def kind_of(model: str | Path) -> ModelKind:
+    """What a file is, by its header alone: weights are not read, nor is anything verified.
+
+    Raises:
+        CheckpointError: no such model, or a foreign or truncated file.
+    """
+    metadata, _ = _read(find(model), weights=False)
+    return _kind(json.loads(metadata["header"]))
 
 
 def find(model: str | Path) -> Path:
@@ -94,11 +123,11 @@ def available_models() -> list[str]:
     return list(dict.fromkeys(path.stem for folder in _folders() for path in sorted(folder.glob("*.safetensors"))))
 
 
-def fingerprint(model: str | Path | Potential) -> str:
-    """SHA-256 of header and weights that a model file states, or that the file of a potential would state."""
-    if isinstance(model, Potential):
+def fingerprint(model: str | Path | Potential | PropertyModel) -> str:
+    """SHA-256 of header and weights that a model file states, or that the file of a model would state."""
+    if isinstance(model, Potential | PropertyModel):
         return _digest(*_contents(model))
-    metadata, _ = _read(Path(model))
+    metadata, _ = _read(Path(model), weights=False)
     return metadata["sha256"]
 
 
@@ -111,19 +140,32 @@ def _folders() -> list[Path]:
     return [Path(__file__).parents[1] / "pretrained", cache_folder()]
 
 
-def _contents(potential: Potential) -> tuple[str, Tensors]:
+def _contents(model: Potential | PropertyModel) -> tuple[str, Tensors]:
     """Header and tensors of the file."""
-    header = json.dumps(_header(potential), ensure_ascii=False, allow_nan=False)
-    return header, {name: tensor.detach().cpu().contiguous() for name, tensor in potential.state_dict().items()}
+    header = json.dumps(_header(model), ensure_ascii=False, allow_nan=False)
+    return header, {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
 
 
-def _header(potential: Potential) -> Header:
+def _header(model: Potential | PropertyModel) -> Header:
+    if isinstance(model, PropertyModel):
+        return {
+            "kind": "property",
+            "config": model.config.to_mapping(),
+            "target": to_mapping(model.target),
+            "scaling": to_mapping(model.scaling),
+            "metadata": model.metadata,
+        }
     return {
-        "config": potential.config.to_mapping(),
-        "branches": [to_mapping(branch) for branch in potential.branches],
-        "e0_blend": potential.e0_blend,
-        "metadata": potential.metadata,
+        "config": model.config.to_mapping(),
+        "branches": [to_mapping(branch) for branch in model.branches],
+        "e0_blend": model.e0_blend,
+        "metadata": model.metadata,
     }
+
+
+def _kind(header: Header) -> ModelKind:
+    """Files of potentials do not say that they are some."""
+    return "property" if header.get("kind") == "property" else "potential"
 
 
 def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
@@ -135,13 +177,21 @@ def _digest(header: str, tensors: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def _read(path: Path) -> tuple[dict[str, str], Tensors]:
+def _opened(path: Path) -> tuple[Header, Tensors]:
+    """Header and tensors of a whole file, in the present format."""
+    metadata, tensors = _read(path)
+    header = _verified_header(path, metadata, tensors)
+    return _upgraded(path, int(metadata["version"]), header, tensors)
+
+
+def _read(path: Path, *, weights: bool = True) -> tuple[dict[str, str], Tensors]:
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(str(path), framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+            names = file.keys() if weights else []
+            tensors = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: {_diagnosis(path)} ({error})") from error
     if metadata.get("format") != FORMAT:
@@ -178,18 +228,32 @@ def _upgraded(path: Path, version: int, header: Header, tensors: Tensors) -> tup
     return header, tensors
 
 
-def _build(path: Path, header: Header) -> Potential:
+def _restored(path: Path, build: Callable[[Header], M], header: Header, tensors: Tensors) -> M:
     try:
-        config = PotentialConfig.from_mapping(header["config"])
-        branches = [from_mapping(BranchInfo, branch) for branch in header["branches"]]
         with torch.random.fork_rng(devices=[]):  # the fresh weights are overwritten; the user's random numbers stay
-            return Potential(config, branches, header["e0_blend"], header["metadata"])
+            model = build(header)
     except (KeyError, TypeError, ValueError) as error:
         raise CheckpointError(f"{path}: its description of the model is not understood: {error}") from error
+    _check_tensors(path, model, tensors)
+    model.to(next(iter(tensors.values())).dtype)
+    model.load_state_dict(tensors)
+    return model.eval()
 
 
-def _check_tensors(path: Path, potential: Potential, tensors: Tensors) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in potential.state_dict().items()}
+def _potential(header: Header) -> Potential:
+    config = PotentialConfig.from_mapping(header["config"])
+    branches = [from_mapping(BranchInfo, branch) for branch in header["branches"]]
+    return Potential(config, branches, header["e0_blend"], header["metadata"])
+
+
+def _property_model(header: Header) -> PropertyModel:
+    config = PropertyConfig.from_mapping(header["config"])
+    target, scaling = from_mapping(Target, header["target"]), from_mapping(Scaling, header["scaling"])
+    return PropertyModel(config, target, scaling, header["metadata"])
+
+
+def _check_tensors(path: Path, model: nn.Module, tensors: Tensors) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     faults = [f"missing {name}" for name in sorted(expected.keys() - found.keys())]
     faults += [f"unexpected {name}" for name in sorted(found.keys() - expected.keys())]
