@@ -15,12 +15,14 @@ from gfmpot.cli import (
     data,
     evaluate,
     export,
+    finetune,
     hpo,
     info,
     md,
     predict,
     pretrain,
     promote,
+    recipes,
     relax,
     report,
     screen,
@@ -45,6 +47,7 @@ VERBS = (
     certify.certify,
     export.export,
     pretrain.pretrain,
+    finetune.finetune,
     train_branch_weights.train_branch_weights,
     hpo.hpo,
     promote.promote,
@@ -53,6 +56,7 @@ VERBS = (
 for verb in VERBS:
     app.command()(verb)
 app.add_typer(data.app)
+app.add_typer(recipes.app)
 
 
 def _version(wanted: bool) -> None:

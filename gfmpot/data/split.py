@@ -16,8 +16,13 @@ def split_of_group(group: str, valid: float = 0.05, test: float = 0.05, seed: in
     """
     if valid < 0 or test < 0 or valid + test >= 1:
         raise ValueError(f"valid and test must be fractions that leave something to train on, got {valid} and {test}")
-    digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
-    draw = int.from_bytes(digest[:8], "big") / 2**64
+    draw = draw_of_group(group, seed)
     if draw < test:
         return "test"
     return "valid" if draw < test + valid else "train"
+
+
+def draw_of_group(group: str, seed: int = 0) -> float:
+    """Uniform in [0, 1), from a hash of the name."""
+    digest = hashlib.sha256(f"{seed}:{group}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64

@@ -58,7 +58,7 @@ def _parity(branch: str, pairs: dict[str, tuple[Floats, Floats]]) -> Picture:
     figure, axes = panels(len(pairs), 3, 4.3)
     figure.set_figwidth(4.4 * len(pairs))
     for axis, (quantity, (reference, predicted)) in zip(axes, pairs.items(), strict=True):
-        _draw(axis, reference, predicted)
+        draw_parity(axis, reference, predicted)
         unit, small = UNITS[quantity]
         axis.set_xlabel(f"reference ({unit})")
         axis.set_ylabel(f"predicted ({unit})")
@@ -75,7 +75,8 @@ def _parity(branch: str, pairs: dict[str, tuple[Floats, Floats]]) -> Picture:
     return picture(f"parity-{_file_name(branch)}", f"{branch}: predictions over references.", figure)
 
 
-def _draw(axis: Any, reference: Floats, predicted: Floats) -> None:
+def draw_parity(axis: Any, reference: Floats, predicted: Floats) -> None:
+    """Predictions (M,) over references (M,), as points or, where they are many, as their density."""
     low, high = min(reference.min(), predicted.min()), max(reference.max(), predicted.max())
     margin = 0.04 * (high - low) or 0.5
     ends = (low - margin, high + margin)

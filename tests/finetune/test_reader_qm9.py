@@ -201,7 +201,7 @@ FORMS: list[Callable[[Path], Path]] = [
 
 
 def check_methane(example: Example) -> None:
-    assert (example.key, example.frame.group) == ("gdb_1", "gdb_1")
+    assert (example.key, example.frame.group) == ("gdb_1", "1")
     assert example.frame.numbers.tolist() == [6, 1, 1, 1, 1]
     np.testing.assert_allclose(example.frame.positions, MOLECULES[1][2], atol=5.1e-5)  # the SD file has four decimals
     assert example.frame.energy == pytest.approx(-1101.4878, abs=1e-4)

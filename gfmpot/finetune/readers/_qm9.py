@@ -81,10 +81,12 @@ def of_free_atoms(name: str, numbers: Ints) -> float:
 
 
 def example(index: int, numbers: Ints, positions: Floats, energy: float, targets: Mapping[str, float]) -> Example:
-    """A molecule with properties in ``UNITS`` and its energy in eV; a molecule is a group of its own."""
-    key = f"gdb_{index}"
-    frame = Frame(numbers, positions, energy, np.full((len(numbers), 3), np.nan), key)
-    return Example(frame, key, {name: targets[name] for name in UNITS})
+    """A molecule with properties in ``UNITS`` and its energy in eV.
+
+    Its group is its number, as in other sets that are made of these molecules, so that it is on the same side there.
+    """
+    frame = Frame(numbers, positions, energy, np.full((len(numbers), 3), np.nan), str(index))
+    return Example(frame, f"gdb_{index}", {name: targets[name] for name in UNITS})
 
 
 def atomic_numbers(symbols: Sequence[str]) -> Ints:

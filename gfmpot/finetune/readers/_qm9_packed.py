@@ -40,10 +40,10 @@ class PackedForm(Form):
             if isinstance(found, Rejected):
                 yield found
             else:
-                key = f"gdb_{self.indices[row]}"
+                number = str(self.indices[row])
                 targets = {name.lower(): value for name, value in found.targets.items()}
-                frame = dataclasses.replace(found.frame, group=key)
-                yield Example(frame, key, {name: targets[name] for name in UNITS})
+                frame = dataclasses.replace(found.frame, group=number)
+                yield Example(frame, f"gdb_{number}", {name: targets[name] for name in UNITS})
 
 
 def _differ(stated: str | None, expected: str) -> bool:

@@ -1,0 +1,216 @@
+"""Structures of a task in memory, on the sides of its split."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from gfmpot.config import did_you_mean
+from gfmpot.data import FrameSet
+from gfmpot.data.frame import Rejected
+from gfmpot.data.split import SplitName, draw_of_group
+from gfmpot.finetune.reader import Example, Reader
+from gfmpot.finetune.task import Task
+
+log = logging.getLogger(__name__)
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+Sides = dict[SplitName, Ints]
+
+ENERGY = "energy"
+"""Name of the target that is the frame's own energy."""
+
+
+@dataclass(frozen=True)
+class Examples:
+    """S structures with the value to be learnt of each."""
+
+    frames: FrameSet
+    """With that value as energy, if it is one."""
+
+    values: Floats
+    """(S,) in the target's unit."""
+
+    keys: tuple[str, ...]
+    sides: Sides
+    left_out: Mapping[str, int]
+    """How many were not used, by reason."""
+
+    @property
+    def sha256(self) -> str:
+        """Of all that training depends on."""
+        digest = hashlib.sha256("\n".join(self.keys).encode())
+        for array in (self.frames.numbers, self.frames.positions, self.frames.cell, self.values, *self.sides.values()):
+            digest.update(np.ascontiguousarray(array).tobytes())
+        return digest.hexdigest()
+
+    def part(self, side: SplitName, most: int | None = None) -> FrameSet:
+        """The structures of a side; at most so many."""
+        return self.frames.subset(self.sides[side][:most])
+
+
+def read_examples(
+    task: Task,
+    reader: Reader,
+    path: Path,
+    *,
+    limit: int | None = None,
+    skip_unlabelled: bool = False,
+    watch: Callable[[int, int], None] = lambda done, total: None,
+) -> Examples:
+    """Read, check and split a dataset.
+
+    Args:
+        task: its target and split.
+        reader: who knows the format.
+        path: of the data.
+        limit: structures that are used; they are drawn at random, the same ones each time.
+        skip_unlabelled: leave out structures without the target rather than refuse the data.
+        watch: is told how many of how many were read.
+
+    Raises:
+        FileNotFoundError: no data; says where they are to be had.
+        ValueError: nothing that can be read, a target that is not there or not finite, or a side without structures.
+    """
+    chosen = _drawn(reader.count(path), _needed(task, limit))
+    examples: list[Example] = []
+    rejected: list[Rejected] = []
+    for i, found in enumerate(reader.read(path, chosen.tolist())):
+        (examples if isinstance(found, Example) else rejected).append(found)  # type: ignore[arg-type]
+        watch(i + 1, len(chosen))
+    if not examples:
+        reason = f", the first, {rejected[0].where}, because: {rejected[0].reason}" if rejected else ""
+        raise ValueError(f"{path}: no structure could be used{reason}")
+    left_out = {"cannot be read": len(rejected)} if rejected else {}
+    for one in rejected[:3]:
+        log.warning("left out %s: %s", one.where, one.reason)
+    values = np.array([_value(task, example, path) for example in examples])
+    missing = np.flatnonzero(~np.isfinite(values))
+    if len(missing):
+        _refuse_unless(
+            skip_unlabelled, f"{task.target.name} of {examples[missing[0]].key} is not finite", missing, values
+        )
+        left_out["without the target"] = len(missing)
+        kept = np.flatnonzero(np.isfinite(values))
+        examples, values = [examples[i] for i in kept], values[kept]
+    frames = FrameSet.from_frames([example.frame for example in examples], task.name)
+    keys = tuple(example.key for example in examples)
+    frames = _with_energies(task, frames, values)
+    return Examples(frames, values, keys, split_sides(task, frames, keys), left_out)
+
+
+def split_sides(task: Task, frames: FrameSet, keys: Sequence[str]) -> Sides:
+    """Which structures are on which side, by hashes of their names: the same whatever else there is.
+
+    Groups of the lowest draws are tested, the next ones validate, as in pretraining, where the same molecules were held
+    out. A structure with an element that no training structure has is trained on.
+
+    Raises:
+        ValueError: a side without structures.
+    """
+    names = frames.group.tolist() if task.split_by == "group" else list(keys)
+    draws = np.array([draw_of_group(name) for name in names])
+    order = np.lexsort((np.arange(len(draws)), np.array(names), draws))
+    counts = part_sizes(task.split, len(order))
+    test, valid = counts[2], counts[1]
+    side = np.full(len(order), "train", dtype="<U5")
+    side[order[:test]] = "test"
+    side[order[test : test + valid]] = "valid"
+    if task.split_by == "group":
+        side = _whole_groups(np.array(names), side, order)
+    side = _with_known_elements(frames, side)
+    ordered = {name: order[side[order] == name] for name in ("train", "valid", "test")}
+    sides: Sides = {"train": ordered["train"][: counts[0]], "valid": ordered["valid"], "test": ordered["test"]}
+    for name, part in sides.items():
+        if not len(part):
+            raise ValueError(
+                f"{task.name}: the split {':'.join(f'{x:g}' for x in task.split)} leaves no {name} structures of "
+                f"{len(order)} in {len(set(names))} groups; use more data or another split"
+            )
+    return sides
+
+
+def part_sizes(split: tuple[float, float, float], structures: int) -> tuple[int, int, int]:
+    """Numbers of structures from shares or numbers.
+
+    Raises:
+        ValueError: more than there are.
+    """
+    shares = sum(split) <= 1 + 1e-9
+    if not shares and any(x != int(x) for x in split):
+        raise ValueError(f"expected shares that add up to at most 1, or numbers of structures, got {split}")
+    if not shares and sum(split) > structures:
+        raise ValueError(f"the split {split} needs {sum(split):g} structures, there are {structures}")
+    train, valid, test = (round(x * structures) if shares else int(x) for x in split)
+    return (structures - valid - test if sum(split) > 1 - 1e-9 and shares else train), valid, test
+
+
+def _needed(task: Task, limit: int | None) -> int | None:
+    """Structures that are to be read: with a split in numbers, and single structures, no more than that."""
+    numbers = int(sum(task.split)) if sum(task.split) > 1 + 1e-9 else None
+    if numbers is None:
+        return limit
+    spare = numbers + numbers // 50 + 10  # some may turn out not to be usable
+    return spare if limit is None else min(limit, spare)
+
+
+def _drawn(count: int, limit: int | None) -> Ints:
+    if limit is None or limit >= count:
+        return np.arange(count, dtype=np.int64)
+    return np.sort(np.random.default_rng(0).permutation(count)[:limit])
+
+
+def _value(task: Task, example: Example, path: Path) -> float:
+    name = task.target.name
+    if name == ENERGY and task.target.kind == "energy" and name not in example.targets:
+        return float(example.frame.energy)
+    if name not in example.targets:
+        raise ValueError(f"{path}: {example.key} has no {name!r}{did_you_mean(name, example.targets)}")
+    return float(example.targets[name])
+
+
+def _refuse_unless(skipping: bool, what: str, missing: Ints, values: Floats) -> None:
+    if not skipping:
+        raise ValueError(f"{what}, as of {len(missing)} of {len(values)} structures; --skip-unlabelled leaves them out")
+
+
+def _with_energies(task: Task, frames: FrameSet, values: Floats) -> FrameSet:
+    """With the values as total energies, and with forces only if they are learnt."""
+    if task.target.kind != "energy":
+        return frames
+    energy = values * frames.atoms_per_structure if task.target.unit == "eV/atom" else values
+    forces = frames.forces if task.forces else np.full_like(frames.forces, np.nan)
+    if task.forces and not np.isfinite(forces).any():
+        raise ValueError(f"{task.name} learns forces, and the data have none")
+    stress = frames.stress if task.forces else np.full_like(frames.stress, np.nan)
+    return replace(frames, energy=energy.astype(np.float64), forces=forces, stress=stress)
+
+
+def _whole_groups(names: NDArray[np.str_], side: NDArray[np.str_], order: Ints) -> NDArray[np.str_]:
+    """A group that a border runs through goes to the side of its first structure."""
+    first: dict[str, str] = {}
+    for i in order.tolist():
+        first.setdefault(names[i], side[i])
+    return np.array([first[name] for name in names.tolist()], dtype="<U5")
+
+
+def _with_known_elements(frames: FrameSet, side: NDArray[np.str_]) -> NDArray[np.str_]:
+    present = frames.composition() > 0
+    unknown = present & ~present[side == "train"].any(axis=0)
+    moved = unknown.any(axis=1)
+    if moved.any():
+        symbols = sorted({chemical_symbols[z + 1] for z in np.flatnonzero(unknown.any(axis=0))})
+        log.warning(
+            "%d structures with elements that are rare here (%s) are trained on rather than held out",
+            moved.sum(),
+            ", ".join(symbols),
+        )
+    return np.where(moved, "train", side)

@@ -1,0 +1,54 @@
+"""Errors of potentials on a downstream task, in eV and Å."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from gfmpot.finetune.groups import less_group_means
+from gfmpot.finetune.metrics import Metrics
+from gfmpot.inference.comparison import Comparison
+
+Floats = NDArray[np.float64]
+
+
+def energy_measures(comparison: Comparison, codes: NDArray[np.int64] | None = None) -> Metrics:
+    """Errors of energies and forces; without labels, an entry is left out.
+
+    Args:
+        comparison: S structures.
+        codes: (S,) numbers of groups from 0 on, within which energies are compared, less the mean error of the group.
+
+    Returns:
+        ``energy_mae``, ``energy_rmse``, ``energy_max`` (eV, of whole structures), ``energy_per_atom_mae``,
+        ``energy_per_atom_rmse`` (eV/atom), ``forces_mae``, ``forces_rmse`` (eV/Å, of components), ``forces_norm_mae``
+        (eV/Å, of vectors), ``structures``.
+    """
+    error = comparison.energy_predicted - comparison.energy
+    if codes is not None:
+        error = less_group_means(error, codes)
+    forces = comparison.forces_predicted - comparison.forces
+    found = {
+        **_of_energies(error, comparison.atoms),
+        "forces_mae": _mean(np.abs(forces)),
+        "forces_rmse": _mean(forces**2) ** 0.5,
+        "forces_norm_mae": _mean(np.linalg.norm(forces, axis=1)),
+        "structures": float(len(comparison)),
+    }
+    return {name: value for name, value in found.items() if np.isfinite(value)}
+
+
+def _of_energies(error: Floats, atoms: Floats) -> Metrics:
+    return {
+        "energy_mae": _mean(np.abs(error)),
+        "energy_rmse": _mean(error**2) ** 0.5,
+        "energy_max": float(np.abs(error).max()),
+        "energy_per_atom_mae": _mean(np.abs(error / atoms)),
+        "energy_per_atom_rmse": _mean((error / atoms) ** 2) ** 0.5,
+    }
+
+
+def _mean(values: Floats) -> float:
+    """The mean of what is not NaN, or NaN."""
+    finite = values[np.isfinite(values)]
+    return float(finite.mean()) if len(finite) else float("nan")

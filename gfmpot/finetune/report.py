@@ -1,0 +1,135 @@
+"""What came of a task: tables beside the paper's numbers, files to compute with."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from gfmpot import __version__
+from gfmpot.finetune.examples import Examples
+from gfmpot.finetune.report_plots import pictures_of
+from gfmpot.finetune.running import Outcome
+from gfmpot.finetune.task import Measure, Paper, Task
+
+MISSING = "–"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table: mean and standard deviation over seeds, in the units of the measures."""
+
+    name: str
+    structures: int
+    """That it was trained on."""
+
+    means: tuple[float | None, ...]
+    deviations: tuple[float | None, ...]
+    """None for a single run."""
+
+    minutes: float | None
+    paper: tuple[float | None, ...] = ()
+
+
+def write_report(task: Task, examples: Examples, outcomes: Sequence[Outcome], folder: Path) -> Path:
+    """Write ``results.json``, ``results.md`` and figures into ``folder``.
+
+    Returns:
+        The page in Markdown.
+    """
+    rows = table_of(task, outcomes)
+    sides = {str(side): len(part) for side, part in examples.sides.items()}
+    content = {
+        "task": task.name,
+        "title": task.title,
+        "sides": sides,
+        "left_out": dict(examples.left_out),
+        "measures": [measure.column for measure in task.measures],
+        "rows": [vars(row) for row in rows],
+        "runs": [{"run": run.setting.name, "metrics": dict(run.metrics), "facts": dict(run.facts)} for run in outcomes],
+        "environment": {
+            "gfmpot": __version__,
+            "torch": torch.__version__,
+            "machine": platform.machine(),
+            "threads": torch.get_num_threads(),
+        },
+    }
+    partial = folder / "results.json.partial"
+    partial.write_text(json.dumps(content, indent=1))
+    partial.replace(folder / "results.json")
+    files = []
+    for picture in pictures_of(task, outcomes):
+        files.append(folder / f"{picture.name}.png")
+        files[-1].write_bytes(picture.png)
+    page = folder / "results.md"
+    page.write_text(markdown(task, sides, rows, [file.name for file in files]))
+    return page
+
+
+def table_of(task: Task, outcomes: Sequence[Outcome]) -> list[Row]:
+    """A row for each setting, whatever its seeds."""
+    families: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        families.setdefault(outcome.setting.family, []).append(outcome)
+    return [_row(task, name, runs) for name, runs in families.items()]
+
+
+def _row(task: Task, name: str, runs: Sequence[Outcome]) -> Row:
+    values = [[_value(run.metrics, measure) for run in runs] for measure in task.measures]
+    known = [[x for x in column if x is not None] for column in values]
+    hours = [float(run.facts["hours"]) for run in runs if "hours" in run.facts]
+    return Row(
+        name,
+        int(runs[0].facts.get("train", 0)),
+        tuple(float(np.mean(column)) if column else None for column in known),
+        tuple(float(np.std(column, ddof=1)) if len(column) > 1 else None for column in known),
+        60 * float(np.mean(hours)) if hours else None,
+        tuple(task.paper.results.get(runs[0].setting.strategy, ())) if task.paper else (),
+    )
+
+
+def _value(metrics: Mapping[str, float], measure: Measure) -> float | None:
+    return measure.factor * metrics[measure.key] if measure.key in metrics else None
+
+
+def columns_of(task: Task) -> list[str]:
+    """Headings of the table."""
+    paper = [f"paper: {m.column}" for m in task.measures] if task.paper else []
+    return ["strategy", "trained on", *(m.column for m in task.measures), "minutes", *paper]
+
+
+def cells_of(task: Task, row: Row) -> list[str]:
+    """The row as texts."""
+    pairs = zip(row.means, row.deviations, strict=True)
+    own = [MISSING if mean is None else _with_deviation(mean, deviation) for mean, deviation in pairs]
+    known = row.paper or (None,) * len(task.measures)
+    paper = [MISSING if x is None else f"{x:g}" for x in known] if task.paper else []
+    minutes = MISSING if row.minutes is None else f"{row.minutes:.1f}"
+    return [row.name, str(row.structures), *own, minutes, *paper]
+
+
+def _with_deviation(mean: float, deviation: float | None) -> str:
+    text = f"{mean:.3g}" if abs(mean) < 1000 else f"{mean:.0f}"
+    return text if deviation is None else f"{text} ± {deviation:.2g}"
+
+
+def markdown(task: Task, sides: Mapping[str, int], rows: Sequence[Row], figures: Sequence[str]) -> str:
+    """The page."""
+    columns = columns_of(task)
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    lines += ["| " + " | ".join(cells_of(task, row)) + " |" for row in rows]
+    counted = ", ".join(f"{count} {side}" for side, count in sides.items())
+    text = [f"# {task.title}", f"Errors on the test side; structures: {counted}.", "\n".join(lines)]
+    text += [_of_paper(task.paper)] if task.paper else []
+    text += ["\n".join(f"- {note}" for note in task.notes)] if task.notes else []
+    text += [f"![{figure}]({figure})" for figure in figures]
+    return "\n\n".join(text) + "\n"
+
+
+def _of_paper(paper: Paper) -> str:
+    return f"The paper's numbers are those of {paper.table}{f': {paper.setting}' if paper.setting else ''}."

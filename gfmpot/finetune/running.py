@@ -1,0 +1,185 @@
+"""Runs of a task: each trains a model in a folder of its own, and measures it on the test side."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gfmpot.config import to_mapping
+from gfmpot.finetune.energies import estimating, train_energies
+from gfmpot.finetune.examples import Examples
+from gfmpot.finetune.measures import energy_measures
+from gfmpot.finetune.metrics import Metrics, classification, regression
+from gfmpot.finetune.properties import property_part, train_properties
+from gfmpot.finetune.property_training import predict_values
+from gfmpot.finetune.setting import Setting
+from gfmpot.finetune.task import Task
+from gfmpot.inference import Predictor
+from gfmpot.inference.comparison import Comparison, compare
+from gfmpot.models import Potential, PropertyModel, fingerprint, save
+from gfmpot.ranks.signals import EndOfJob
+
+log = logging.getLogger(__name__)
+
+Floats = NDArray[np.float64]
+
+MODEL, METRICS, PREDICTIONS = "model.safetensors", "metrics.json", "predictions.npz"
+"""Files of a run."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one run."""
+
+    setting: Setting
+    folder: Path
+    metrics: Metrics
+    """On the test side."""
+
+    facts: Mapping[str, Any] = field(default_factory=dict)
+    """How the model began, hours of training, structures."""
+
+
+def run_task(
+    task: Task,
+    examples: Examples,
+    settings: Sequence[Setting],
+    model: Potential,
+    folder: Path,
+    *,
+    device: torch.device,
+    end: EndOfJob | None = None,
+    told: Callable[[Setting], None] = lambda setting: None,
+) -> list[Outcome]:
+    """Train and measure a model for each setting; those that are done already are not repeated.
+
+    Args:
+        task: what is learnt.
+        examples: of which data.
+        settings: how.
+        model: what is adapted; from scratch, its architecture is taken.
+        folder: gets a folder for each setting.
+        device: where to compute.
+        end: a signal to it stops a training, which then goes on when all is called again.
+        told: is called before each training.
+
+    Raises:
+        ValueError: a folder of another run.
+        gfmpot.finetune.energies.Stopped: by a signal.
+    """
+    outcomes = []
+    for setting in settings:
+        own = folder / setting.name
+        identity = _identity(task, setting, examples, model)
+        found = _finished(own, identity, setting)
+        if found is None:
+            told(setting)
+            found = _run(task, setting, examples, model, own, device, end or EndOfJob())
+            facts = {"identity": identity, "metrics": found.metrics, "facts": found.facts}
+            _write_json(own / METRICS, facts)
+        outcomes.append(found)
+    return outcomes
+
+
+def _run(
+    task: Task,
+    setting: Setting,
+    examples: Examples,
+    model: Potential,
+    folder: Path,
+    device: torch.device,
+    end: EndOfJob,
+) -> Outcome:
+    folder.mkdir(parents=True, exist_ok=True)
+    trained: Potential | PropertyModel
+    if task.target.kind == "energy":
+        potential, facts = train_energies(task, setting, examples, model, folder, device, end)
+        metrics, pairs = judge_potential(task, potential, examples, setting, device)
+        trained = estimating(potential, examples, setting)
+    else:
+        trained, facts = train_properties(task, setting, examples, model, folder, device)
+        metrics, pairs = judge_property(trained, examples, setting, device)
+    about = {"name": f"{task.name}-{setting.strategy}", "description": f"{task.title}, by `gfmpot finetune`."}
+    trained.metadata = {**trained.metadata, **about, "metrics": {"split": "test", task.name: metrics}}
+    save(trained, folder / MODEL)
+    keys = np.array(examples.keys)[examples.sides["test"]]
+    np.savez(folder / PREDICTIONS, keys=keys, **pairs)  # type: ignore[arg-type]
+    return Outcome(setting, folder, metrics, facts)
+
+
+def judge_potential(
+    task: Task, potential: Potential, examples: Examples, setting: Setting, device: torch.device
+) -> tuple[Metrics, dict[str, Floats]]:
+    """Errors on the test side, and predictions beside labels."""
+    predictor = Predictor(potential, head=task.branch, precision=setting.precision, device=device)
+    test = examples.part("test")
+    outcome = compare(predictor, test, np.arange(len(test)))
+    if outcome.comparison is None or len(outcome.comparison) < len(test):
+        first = next(iter(outcome.failures.items()), "")
+        raise ValueError(f"{task.name}: {len(test)} test structures, of which not all could be evaluated; {first}")
+    found = outcome.comparison
+    codes = np.unique(test.group, return_inverse=True)[1] if task.relative else None
+    return energy_measures(found, codes), _pairs(found)
+
+
+def judge_property(
+    model: PropertyModel, examples: Examples, setting: Setting, device: torch.device
+) -> tuple[Metrics, dict[str, Floats]]:
+    """Errors on the test side, and predictions beside values."""
+    data = property_part(examples, "test")
+    predicted = predict_values(model, data, precision=setting.precision, device=device)
+    measure = classification if model.target.is_class else regression
+    return measure(predicted, data.values), {"value_reference": data.values, "value_predicted": predicted}
+
+
+def described(runs: Sequence[Outcome]) -> dict[str, dict[str, list[float]]]:
+    """Metrics by name of setting without its seed: one value for each seed."""
+    found: dict[str, dict[str, list[float]]] = {}
+    for run in runs:
+        rows = found.setdefault(run.setting.family, {})
+        for name, value in run.metrics.items():
+            rows.setdefault(name, []).append(value)
+    return found
+
+
+def _pairs(found: Comparison) -> dict[str, Floats]:
+    """Predictions beside labels, as files of parity plots have them."""
+    return {
+        "energy_reference": found.energy / found.atoms,
+        "energy_predicted": found.energy_predicted / found.atoms,
+        "forces_reference": found.forces,
+        "forces_predicted": found.forces_predicted,
+    }
+
+
+def _identity(task: Task, setting: Setting, examples: Examples, model: Potential) -> str:
+    """SHA-256 of all that a run depends on."""
+    parts = {"task": to_mapping(task), "setting": to_mapping(setting), "examples": examples.sha256}
+    text = json.dumps({**parts, "model": fingerprint(model)}, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _finished(folder: Path, identity: str, setting: Setting) -> Outcome | None:
+    """A run that was done before."""
+    file = folder / METRICS
+    if not file.is_file():
+        return None
+    written = json.loads(file.read_text())
+    if written["identity"] != identity:
+        raise ValueError(f"{folder} is a run with other data, settings or another model; use another --folder")
+    return Outcome(setting, folder, written["metrics"], written["facts"])
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(content, indent=1))
+    partial.replace(path)

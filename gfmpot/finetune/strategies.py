@@ -1,0 +1,169 @@
+"""With which weights a potential begins that is to learn a new level of theory."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ase.data import chemical_symbols
+from numpy.typing import NDArray
+
+from gfmpot.data import FrameSet, fit_reference_energies
+from gfmpot.finetune.examples import Floats, Ints
+from gfmpot.finetune.groups import less_group_means
+from gfmpot.finetune.task import Strategy
+from gfmpot.graph import AtomGraph, BatchBudget
+from gfmpot.models import BranchInfo, Potential, PotentialConfig
+from gfmpot.training.beginning import fresh
+
+log = logging.getLogger(__name__)
+
+JUDGED = 200
+"""Training structures on which the branches of a model are compared."""
+
+
+@dataclass(frozen=True)
+class Closest:
+    """The branch of a model that fits new labels best, once its reference energies are fitted to them."""
+
+    index: int
+    name: str
+    e0: dict[str, float]
+    """eV by symbol: what is left of the labels without what the branch has learnt."""
+
+    energy_mae: float
+    """eV/atom, of the structures that it was chosen on."""
+
+    forces_mae: float
+    """eV/Å, mean norm; NaN without forces."""
+
+
+def begun(
+    strategy: Strategy,
+    model: Potential | None,
+    config: PotentialConfig,
+    info: BranchInfo,
+    train: FrameSet,
+    seed: int,
+) -> tuple[Potential, dict[str, object]]:
+    """A potential of one branch, and how it came about.
+
+    Args:
+        strategy: what is taken from the model.
+        model: pretrained; None from scratch.
+        config: of the new potential; the model's own unless from scratch.
+        info: of the branch, with reference energies fitted to ``train``.
+        train: what it is going to be trained on.
+        seed: of weights that are new.
+
+    Raises:
+        ValueError: elements that the model's backbone has never seen.
+    """
+    if strategy == "scratch" or model is None:
+        return fresh(config, [info], seed), {"begun with": "random weights"}
+    require_known(model, train)
+    how: dict[str, object] = {"begun with": model.metadata.get("name", "a model")}
+    if strategy == "keep":
+        best = closest_branch(model, train)
+        log.info("closest branch: %s, %.1f meV/atom", best.name, 1e3 * best.energy_mae)
+        info = dataclasses.replace(info, e0=best.e0, scale=model.branches[best.index].scale)
+        how |= {"branch": best.name, "energy_mae before": best.energy_mae}
+        how |= {} if math.isnan(best.forces_mae) else {"forces_mae before": best.forces_mae}
+        potential = _with_backbone(fresh(config, [info], seed), model)
+        for own, old in zip(potential.heads.parameters(), model.heads.parameters(), strict=True):
+            own.data.copy_(old.detach()[best.index : best.index + 1])
+        return potential, how
+    potential = _with_backbone(fresh(config, [info], seed), model)
+    last = potential.heads.layers[-1]
+    with torch.no_grad():  # it begins with the reference energies: a random head would first spoil the backbone
+        last.weight.zero_()  # type: ignore[operator]
+        last.bias.zero_()  # type: ignore[operator]
+    return potential, how
+
+
+def require_known(model: Potential, frames: FrameSet) -> None:
+    """Raise for elements that no branch of the model has been trained on.
+
+    Raises:
+        ValueError: names them.
+    """
+    present = np.flatnonzero((frames.composition() > 0).any(axis=0)) + 1
+    known = model.references.supported.any(dim=0).cpu().numpy()
+    lacking = [chemical_symbols[z] for z in present if not known[z]]
+    if lacking:
+        raise ValueError(
+            f"the model {model.metadata.get('name', '')!r} has never seen {', '.join(lacking)}, which the data have; "
+            "use a model that has, or --strategy scratch"
+        )
+
+
+def closest_branch(model: Potential, train: FrameSet) -> Closest:
+    """The branch whose energies and forces fit best the labels of up to :data:`JUDGED` structures.
+
+    Energies are compared after one energy per element was fitted to the difference, since zeros differ.
+
+    Raises:
+        ValueError: no branch has all the elements.
+    """
+    chosen = train.subset(np.linspace(0, len(train) - 1, min(len(train), JUDGED)).astype(np.int64))
+    learnt, forces, supported = _answers(model, chosen)
+    found = []
+    for b in np.flatnonzero(supported.all(axis=0)).tolist():
+        rest = chosen.energy - learnt[:, b]
+        e0 = fit_reference_energies(chosen.composition(), rest)
+        table = np.array([e0.get(symbol, 0.0) for symbol in chemical_symbols[1:]])
+        error = (rest - chosen.composition() @ table) / chosen.atoms_per_structure
+        norms = np.linalg.norm(forces[:, :, b] - chosen.forces, axis=1)
+        norms = norms[np.isfinite(norms)]
+        of_forces = float(norms.mean()) if len(norms) else float("nan")
+        found.append(Closest(b, model.branch_names[b], e0, float(np.abs(error).mean()), of_forces))
+    if not found:
+        raise ValueError("no branch of the model has all the elements of the data; use --strategy unfrozen")
+    return min(found, key=lambda c: c.energy_mae + np.nan_to_num(c.forces_mae))
+
+
+def closest_relative_energies(model: Potential, frames: FrameSet, codes: Ints) -> Floats:
+    """(S,) eV of the branch that fits differences within groups, given by numbers (S,), best.
+
+    Raises:
+        ValueError: no branch has all the elements.
+    """
+    learnt, _, supported = _answers(model, frames)
+    totals = learnt + frames.composition() @ model.references.e0[:, 1:].T.cpu().numpy()
+    able = np.flatnonzero(supported.all(axis=0)).tolist()
+    if not able:
+        raise ValueError("no branch of the model has all the elements of the data; use --strategy unfrozen")
+    errors = [np.abs(less_group_means(totals[:, b] - frames.energy, codes)).mean() for b in able]
+    return np.asarray(totals[:, able[int(np.argmin(errors))]])
+
+
+def _with_backbone(potential: Potential, model: Potential) -> Potential:
+    """With the backbone and the embedding of the model."""
+    potential.backbone.load_state_dict(model.backbone.state_dict())
+    potential.embedding.load_state_dict(model.embedding.state_dict())
+    return potential.to(model.dtype)
+
+
+def _graphs(model: Potential, frames: FrameSet) -> Iterator[AtomGraph]:
+    for i in range(len(frames)):
+        yield frames.graph(i, model.cutoff, max_neighbours=model.config.max_neighbours)
+
+
+def _answers(model: Potential, frames: FrameSet) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+    """(S, B) eV what branches and repulsion add to reference energies, (N, 3, B) eV/Å, (S, B) support."""
+    learnt, forces, supported = [], [], []
+    kernels = model.backbone.kernels(model.dtype)
+    with_forces = bool(np.isfinite(frames.forces).any())
+    for batch in BatchBudget(max_edges=50_000).pack(_graphs(model, frames)):
+        graph = AtomGraph.batch(batch)
+        aligned, own = model.every_branch(graph, derivatives=with_forces, evaluate=kernels)
+        learnt.append((aligned - model.references.shifts(graph)).numpy())
+        shape = (graph.n_atoms, 3, len(model.branches))
+        forces.append(np.full(shape, np.nan) if own is None else own.detach().numpy())
+        supported.append(model.references.supporting(graph).numpy())
+    return np.concatenate(learnt), np.concatenate(forces), np.concatenate(supported)
