@@ -48,7 +48,10 @@ def finetune(
     split: Annotated[
         str | None,
         typer.Option(
-            "--split", metavar="TRAIN,VALID,TEST", help="Shares, or numbers of structures.", show_default=OF_RECIPE
+            "--split",
+            metavar="TRAIN,VALID,TEST|published",
+            help="Shares, or numbers of structures; or the publishers' sides.",
+            show_default=OF_RECIPE,
         ),
     ] = None,
     train_sizes: Annotated[
@@ -98,9 +101,8 @@ def finetune(
         from gfmpot.finetune.reader import build_reader
         from gfmpot.finetune.recipe import load_task
 
-        changes = _given(
-            epochs=epochs, batch=batch, learning_rate=learning_rate, split=_numbers("--split", split, float)
-        )
+        sides = split if split == "published" else _numbers("--split", split, float)
+        changes = _given(epochs=epochs, batch=batch, learning_rate=learning_rate, split=sides)
         task = replace(load_task(recipe), **changes, **_given(backbone_learning_rate=backbone_learning_rate))
         reader = build_reader(task.reader, **_options(reader_options or []))
         task = task if target is None else _with_target(task, target, reader.units(data))

@@ -104,36 +104,36 @@ def read_examples(
     frames = FrameSet.from_frames([example.frame for example in examples], task.name)
     keys = tuple(example.key for example in examples)
     frames = _with_energies(task, frames, values)
-    return Examples(frames, values, keys, split_sides(task, frames, keys), left_out)
+    published = [example.frame.split for example in examples]
+    return Examples(frames, values, keys, split_sides(task, frames, keys, published), left_out)
 
 
-def split_sides(task: Task, frames: FrameSet, keys: Sequence[str]) -> Sides:
+def split_sides(task: Task, frames: FrameSet, keys: Sequence[str], published: Sequence[SplitName | None] = ()) -> Sides:
     """Which structures are on which side, by hashes of their names: the same whatever else there is.
 
     Groups of the lowest draws are tested, the next ones validate, as in pretraining, where the same molecules were held
-    out. A structure with an element that no training structure has is trained on.
+    out; or the sides are those that were published. A structure with an element that no training structure has is
+    trained on.
 
     Raises:
-        ValueError: a side without structures.
+        ValueError: a side without structures, or structures that the publishers put on no side.
     """
     names = frames.group.tolist() if task.split_by == "group" else list(keys)
     draws = np.array([draw_of_group(name) for name in names])
     order = np.lexsort((np.arange(len(draws)), np.array(names), draws))
-    counts = part_sizes(task.split, len(order))
-    test, valid = counts[2], counts[1]
-    side = np.full(len(order), "train", dtype="<U5")
-    side[order[:test]] = "test"
-    side[order[test : test + valid]] = "valid"
-    if task.split_by == "group":
-        side = _whole_groups(np.array(names), side, order)
+    if isinstance(task.split, str):
+        side, trained = _published_sides(task, published), len(order)
+    else:
+        side, trained = _drawn_sides(task.split, np.array(names), order, whole=task.split_by == "group")
     side = _with_known_elements(frames, side)
     ordered = {name: order[side[order] == name] for name in ("train", "valid", "test")}
-    sides: Sides = {"train": ordered["train"][: counts[0]], "valid": ordered["valid"], "test": ordered["test"]}
+    sides: Sides = {"train": ordered["train"][:trained], "valid": ordered["valid"], "test": ordered["test"]}
     for name, part in sides.items():
         if not len(part):
+            split = task.split if isinstance(task.split, str) else ":".join(f"{x:g}" for x in task.split)
             raise ValueError(
-                f"{task.name}: the split {':'.join(f'{x:g}' for x in task.split)} leaves no {name} structures of "
-                f"{len(order)} in {len(set(names))} groups; use more data or another split"
+                f"{task.name}: the split {split} leaves no {name} structures of {len(order)} in {len(set(names))} "
+                "groups; use more data or another split"
             )
     return sides
 
@@ -155,9 +155,9 @@ def part_sizes(split: tuple[float, float, float], structures: int) -> tuple[int,
 
 def _needed(task: Task, limit: int | None) -> int | None:
     """Structures that are to be read: with a split in numbers, and single structures, no more than that."""
-    numbers = int(sum(task.split)) if sum(task.split) > 1 + 1e-9 else None
-    if numbers is None:
+    if isinstance(task.split, str) or sum(task.split) <= 1 + 1e-9:
         return limit
+    numbers = int(sum(task.split))
     spare = numbers + numbers // 50 + 10  # some may turn out not to be usable
     return spare if limit is None else min(limit, spare)
 
@@ -189,9 +189,34 @@ def _with_energies(task: Task, frames: FrameSet, values: Floats) -> FrameSet:
     energy = values * frames.atoms_per_structure if task.target.unit == "eV/atom" else values
     forces = frames.forces if task.forces else np.full_like(frames.forces, np.nan)
     if task.forces and not np.isfinite(forces).any():
-        raise ValueError(f"{task.name} learns forces, and the data have none")
+        raise ValueError(
+            f"{task.name} learns forces, and the data have none; a recipe with forces=False learns energies alone "
+            "(gfmpot recipes copy)"
+        )
     stress = frames.stress if task.forces else np.full_like(frames.stress, np.nan)
     return replace(frames, energy=energy.astype(np.float64), forces=forces, stress=stress)
+
+
+def _drawn_sides(
+    split: tuple[float, float, float], names: NDArray[np.str_], order: Ints, *, whole: bool
+) -> tuple[NDArray[np.str_], int]:
+    """Sides (S,) by the order of draws, and how many structures are trained on; ``whole``: groups stay together."""
+    trained, valid, test = part_sizes(split, len(order))
+    side = np.full(len(order), "train", dtype="<U5")
+    side[order[:test]] = "test"
+    side[order[test : test + valid]] = "valid"
+    all_used = abs(sum(split) - 1) < 1e-9  # then also those that come to training below
+    return (_whole_groups(names, side, order) if whole else side), len(order) if all_used else trained
+
+
+def _published_sides(task: Task, published: Sequence[SplitName | None]) -> NDArray[np.str_]:
+    lacking = sum(side is None for side in published)
+    if lacking:
+        raise ValueError(
+            f"{task.name}: the publishers put {lacking} of {len(published)} structures on no side; draw sides with "
+            "--split 0.7,0.15,0.15"
+        )
+    return np.array(published, dtype="<U5")
 
 
 def _whole_groups(names: NDArray[np.str_], side: NDArray[np.str_], order: Ints) -> NDArray[np.str_]:

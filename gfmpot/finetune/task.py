@@ -87,8 +87,8 @@ class Task:
     licence: str = ""
     citation: str = ""
 
-    split: tuple[float, float, float] = (0.7, 0.15, 0.15)
-    """Training, validation and test: shares of all, or numbers of structures (Table VII)."""
+    split: tuple[float, float, float] | Literal["published"] = (0.7, 0.15, 0.15)
+    """Training, validation and test: shares of all, or numbers of structures (Table VII); or the publishers' sides."""
 
     split_by: Literal["structure", "group"] = "structure"
     """``group``: molecules, trajectories or formulas stay together."""
@@ -122,9 +122,10 @@ class Task:
     def __post_init__(self) -> None:
         if self.paper and any(len(row) != len(self.measures) for row in self.paper.results.values()):
             raise ValueError(f"{self.name}: expected {len(self.measures)} numbers of the paper for each strategy")
-        if min(self.split) <= 0:
+        if not isinstance(self.split, str) and min(self.split) <= 0:
             raise ValueError(f"{self.name}: every part of the split must be above 0, got {self.split}")
         if self.forces and self.target.kind != "energy":
             raise ValueError(f"{self.name}: forces are learnt with energies only, got a {self.target.kind} target")
-        if self.relative and (self.target.kind != "energy" or self.split_by != "group"):
-            raise ValueError(f"{self.name}: relative needs a target of kind energy, and split_by group")
+        whole = self.split_by == "group" and self.split != "published"
+        if self.relative and (self.target.kind != "energy" or not whole):
+            raise ValueError(f"{self.name}: relative needs a target of kind energy, and a drawn split by group")
