@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import warnings
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
@@ -34,6 +34,7 @@ from gfmpot.training.mesh import BranchGroup
 from gfmpot.training.parameters import is_matrix, is_shared
 
 Mode = Literal["ddp", "fsdp", "task"]
+Chosen = Callable[[str, nn.Parameter], bool]
 
 
 class Objective(nn.Module):
@@ -130,7 +131,7 @@ def local(tensor: Tensor) -> Tensor:
 class Replicated(Parallel):
     """A copy on every rank, whose gradients DDP sums while the backward pass goes on; or a single process.
 
-    With ``frozen``, what the branches share stays as it is.
+    ``chosen`` says which parameters are trained, if not all.
     """
 
     def __init__(
@@ -140,10 +141,10 @@ class Replicated(Parallel):
         *,
         bf16: bool,
         differences: bool = False,
-        frozen: bool = False,
+        chosen: Chosen | None = None,
     ) -> None:
         objective = Objective(copy.deepcopy(potential), loss, bf16=bf16, differences=differences)
-        self.names, self.parameters = _trained(objective.potential, frozen=frozen)
+        self.names, self.parameters = _trained(objective.potential, chosen)
         self._module: nn.Module = _summing(objective, None) if dist.is_initialized() else objective
 
     @override
@@ -170,16 +171,15 @@ class OfLowRank(Replicated):
     def __init__(
         self, potential: Potential, loss: LossConfig, rank: int, *, bf16: bool, differences: bool = False
     ) -> None:
-        super().__init__(potential, loss, bf16=bf16, differences=differences)
+        super().__init__(potential, loss, bf16=bf16, differences=differences, chosen=_matrix_or_own)
         generator = torch.Generator().manual_seed(0)  # the same directions on all ranks
         self._changes: dict[str, LowRankChange] = {}
         trained: dict[str, nn.Parameter] = {}
         for name, p in zip(self.names, self.parameters, strict=True):
-            p.requires_grad_(is_matrix(name, p) or not is_shared(name))
-            if is_matrix(name, p):
+            if is_shared(name):
                 self._changes[name] = LowRankChange(p, rank, generator)
                 trained |= self._changes[name].parameters(name)
-            elif p.requires_grad:
+            else:
                 trained[name] = p
         self.names, self.parameters = list(trained), list(trained.values())
 
@@ -345,10 +345,18 @@ def _is_head(name: str) -> bool:
     return name.startswith("heads.")
 
 
-def _trained(potential: Potential, *, frozen: bool = False) -> tuple[list[str], list[nn.Parameter]]:
+def _matrix_or_own(name: str, p: nn.Parameter) -> bool:
+    return is_matrix(name, p) or not is_shared(name)
+
+
+def _own(name: str, p: nn.Parameter) -> bool:
+    return not is_shared(name)
+
+
+def _trained(potential: Potential, chosen: Chosen | None = None) -> tuple[list[str], list[nn.Parameter]]:
     """All but the weights of the blend and the estimate of errors, which are trained on the finished branches."""
-    for name, parameter in potential.named_parameters():
-        parameter.requires_grad_(name.startswith("heads.") or (is_shared(name) and not frozen))
+    for name, p in potential.named_parameters():
+        p.requires_grad_((_is_head(name) or is_shared(name)) and (chosen is None or chosen(name, p)))
     named = [(n, p) for n, p in potential.named_parameters() if p.requires_grad]
     return [n for n, _ in named], [p for _, p in named]
 
@@ -386,7 +394,7 @@ def parallelize(
     if not dist.is_initialized() or mode == "ddp":
         if low_rank is not None:
             return OfLowRank(potential, loss, low_rank, bf16=bf16, differences=differences)
-        return Replicated(potential, loss, bf16=bf16, differences=differences, frozen=frozen)
+        return Replicated(potential, loss, bf16=bf16, differences=differences, chosen=_own if frozen else None)
     if mode == "fsdp":
         return Sharded(potential, loss, bf16=bf16)
     return TaskParallel(potential, loss, groups, bf16=bf16)
