@@ -132,4 +132,8 @@ def markdown(task: Task, sides: Mapping[str, int], rows: Sequence[Row], figures:
 
 
 def _of_paper(paper: Paper) -> str:
-    return f"The paper's numbers are those of {paper.table}{f': {paper.setting}' if paper.setting else ''}."
+    setting = f": {paper.setting}" if paper.setting else ""
+    return (
+        f"The paper's numbers are those of {paper.table}{setting}. They are validation errors of its own model and "
+        "split. Learning rates here are ours: in the text of its Table VII that we have, they are blank."
+    )
