@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from gfmpot.finetune.running import Outcome
     from gfmpot.finetune.setting import Setting
     from gfmpot.finetune.task import Task
+    from gfmpot.ranks.signals import EndOfJob
+
+T = TypeVar("T")
 
 OF_RECIPE = "the recipe's"
 
@@ -110,7 +113,7 @@ def finetune(
             strategy, precision, _numbers("--seeds", seeds, int), _numbers("--train-sizes", train_sizes, int)
         )
         target_folder = folder or Path("runs") / f"finetune-{task.name}"
-        examples = _read(task, reader, data, limit, skip_unlabelled=skip_unlabelled)
+        examples = read(task, reader, data, limit, skip_unlabelled=skip_unlabelled)
         outcomes = _run(task, examples, settings, model, target_folder, device)
         _show(task, examples, outcomes, target_folder)
 
@@ -174,7 +177,8 @@ def _settings(
     ]
 
 
-def _read(task: Task, reader: Reader, data: Path, limit: int | None, *, skip_unlabelled: bool) -> Examples:
+def read(task: Task, reader: Reader, data: Path, limit: int | None, *, skip_unlabelled: bool) -> Examples:
+    """The data of a task, with a bar on a terminal; prints how many there are on which side."""
     from gfmpot.cli.finetune_progress import reading
     from gfmpot.finetune.examples import read_examples
 
@@ -194,22 +198,29 @@ def _read(task: Task, reader: Reader, data: Path, limit: int | None, *, skip_unl
 def _run(
     task: Task, examples: Examples, settings: Sequence[Setting], model: str, folder: Path, device: str | None
 ) -> list[Outcome]:
-    from gfmpot.finetune.energies import Stopped
     from gfmpot.finetune.running import run_task
     from gfmpot.inference.predictor import usable_device
     from gfmpot.models import load
-    from gfmpot.ranks.signals import EndOfJob
 
     potential, chosen = load(model), usable_device(device)
+    return stoppable(
+        lambda end: run_task(task, examples, settings, potential, folder, device=chosen, end=end, told=_told)
+    )
+
+
+def stoppable(work: Callable[[EndOfJob], T]) -> T:
+    """What ``work`` returns; if a signal stops it, or training diverges, the program ends with a line that says so."""
+    from gfmpot.finetune.energies import Stopped
+    from gfmpot.ranks.signals import EndOfJob
+
     try:
         with EndOfJob() as end:
-            return run_task(task, examples, settings, potential, folder, device=chosen, end=end, told=_told)
+            return work(end)
     except Stopped as stopped:
         note(f"{stopped}; the same command goes on")
-        raise typer.Exit(INCOMPLETE) from None
     except FloatingPointError as error:
         note(f"error: {error}", "red")
-        raise typer.Exit(INCOMPLETE) from None
+    raise typer.Exit(INCOMPLETE)
 
 
 def _told(setting: Setting) -> None:

@@ -88,7 +88,7 @@ def train_branch_weights(
         settings = _settings(run, given)
         with session(device) as (launch, chosen):
             potential = load(model).to(chosen)
-            corpora = _corpora(run, data or config.parent, potential)
+            corpora = corpora_of(run, data or config.parent, potential)
             with _progress(launch.is_main) as watch:
                 weighed, fit = blended(potential, corpora, settings, launch, align=not keep_alignment, watch=watch)
             if launch.is_main:
@@ -111,7 +111,7 @@ def _settings(run: TrainConfig, given: Mapping[str, Any]) -> WeightConfig:
     return from_mapping(WeightConfig, {**to_mapping(run.branch_weights), **changes}, where="branch_weights")
 
 
-def _corpora(run: TrainConfig, folder: Path, potential: Potential) -> list[BranchCorpus]:
+def corpora_of(run: TrainConfig, folder: Path, potential: Potential) -> list[BranchCorpus]:
     """The data of every branch, in the order of the model's branches.
 
     Raises:
