@@ -62,12 +62,12 @@ def write_report(task: Task, examples: Examples, outcomes: Sequence[Outcome], fo
     partial = folder / "results.json.partial"
     partial.write_text(json.dumps(content, indent=1))
     partial.replace(folder / "results.json")
-    files = []
+    captions = {}
     for picture in pictures_of(task, outcomes):
-        files.append(folder / f"{picture.name}.png")
-        files[-1].write_bytes(picture.png)
+        (folder / f"{picture.name}.png").write_bytes(picture.png)
+        captions[f"{picture.name}.png"] = picture.caption
     page = folder / "results.md"
-    page.write_text(markdown(task, sides, rows, [file.name for file in files]))
+    page.write_text(markdown(task, sides, rows, captions))
     return page
 
 
@@ -99,8 +99,14 @@ def _value(metrics: Mapping[str, float], measure: Measure) -> float | None:
 
 def columns_of(task: Task) -> list[str]:
     """Headings of the table."""
-    paper = [f"paper: {m.column}" for m in task.measures] if task.paper else []
+    paper = [f"paper: {task.measures[i].column}" for i in _of_interest(task)]
     return ["strategy", "trained on", *(m.column for m in task.measures), "minutes", *paper]
+
+
+def _of_interest(task: Task) -> list[int]:
+    """Which measures the paper has numbers of."""
+    rows = list(task.paper.results.values()) if task.paper else []
+    return [i for i in range(len(task.measures)) if any(row[i] is not None for row in rows)]
 
 
 def cells_of(task: Task, row: Row) -> list[str]:
@@ -108,7 +114,7 @@ def cells_of(task: Task, row: Row) -> list[str]:
     pairs = zip(row.means, row.deviations, strict=True)
     own = [MISSING if mean is None else _with_deviation(mean, deviation) for mean, deviation in pairs]
     known = row.paper or (None,) * len(task.measures)
-    paper = [MISSING if x is None else f"{x:g}" for x in known] if task.paper else []
+    paper = [MISSING if known[i] is None else f"{known[i]:g}" for i in _of_interest(task)]
     minutes = MISSING if row.minutes is None else f"{row.minutes:.1f}"
     return [row.name, str(row.structures), *own, minutes, *paper]
 
@@ -118,8 +124,8 @@ def _with_deviation(mean: float, deviation: float | None) -> str:
     return text if deviation is None else f"{text} ± {deviation:.2g}"
 
 
-def markdown(task: Task, sides: Mapping[str, int], rows: Sequence[Row], figures: Sequence[str]) -> str:
-    """The page."""
+def markdown(task: Task, sides: Mapping[str, int], rows: Sequence[Row], captions: Mapping[str, str]) -> str:
+    """The page; ``captions`` are those of figures, by the names of their files."""
     columns = columns_of(task)
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(cells_of(task, row)) + " |" for row in rows]
@@ -127,7 +133,7 @@ def markdown(task: Task, sides: Mapping[str, int], rows: Sequence[Row], figures:
     text = [f"# {task.title}", f"Errors on the test side; structures: {counted}.", "\n".join(lines)]
     text += [_of_paper(task.paper)] if task.paper else []
     text += ["\n".join(f"- {note}" for note in task.notes)] if task.notes else []
-    text += [f"![{figure}]({figure})" for figure in figures]
+    text += [f"![{caption}]({figure})\n\n{caption}" for figure, caption in captions.items()]
     return "\n\n".join(text) + "\n"
 
 

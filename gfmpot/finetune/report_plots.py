@@ -12,7 +12,19 @@ from gfmpot.finetune.running import PREDICTIONS, Outcome
 from gfmpot.finetune.task import Task
 from gfmpot.telemetry import read_records
 from gfmpot.training.report_parity import draw_parity
-from gfmpot.training.report_style import CYCLE, MUTED, Picture, legend, log_scale, panels, picture, style, tidy
+from gfmpot.training.report_style import (
+    CYCLE,
+    MUTED,
+    Picture,
+    legend,
+    log_scale,
+    panels,
+    picture,
+    plot,
+    step_axis,
+    style,
+    tidy,
+)
 
 Floats = NDArray[np.float64]
 
@@ -56,7 +68,16 @@ def _parity(task: Task, runs: Sequence[Outcome]) -> Picture:
                 axis.set(xlabel=f"reference ({unit})", ylabel=f"predicted ({unit})")
             named = quantity if quantity != "value" else task.target.name.replace("_", " ")
             axis.set_title(f"{run.setting.family}: {named}")
-    return picture("parity", "Predictions over labels of the test side.", figure)
+    return picture("parity", f"Predictions over labels of the test side{_zero(task)}.", figure)
+
+
+def _zero(task: Task) -> str:
+    """From where the energies of parity plots count."""
+    if task.target.kind != "energy" or task.target.unit == "eV/atom":
+        return ""
+    return "; energies are less " + (
+        "the mean of their group" if task.relative else "one energy per element, fitted to the training side"
+    )
 
 
 def _reliability(axis: Any, labels: Floats, probabilities: Floats, bins: int = 10) -> None:
@@ -81,10 +102,9 @@ def _learning_curves(task: Task, runs: Sequence[Outcome]) -> Picture | None:
     titles = {"energy_mae": "energy (eV/atom)", "forces_mae": "forces (eV/Å, norm)", "loss": "validation loss"}
     for axis, name in zip(axes, names, strict=True):
         for colour, run in zip(CYCLE * 9, runs, strict=False):
-            steps, values = _curve(run, name)
-            if len(steps):
-                axis.plot(steps, values, label=run.setting.family, color=colour)
+            plot(axis, _curve(run, name), label=run.setting.family, color=colour)
         log_scale(axis, tidy)
+        step_axis(axis)
         axis.set(xlabel="step", title=titles[name])
     legend(figure, axes[0])
     return picture("curves", f"{task.title}: errors on the validation side while training.", figure)

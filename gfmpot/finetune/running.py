@@ -6,7 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,10 @@ import torch
 from numpy.typing import NDArray
 
 from gfmpot.config import to_mapping
+from gfmpot.data import FrameSet
 from gfmpot.finetune.energies import estimating, train_energies
 from gfmpot.finetune.examples import Examples
+from gfmpot.finetune.groups import less_group_means
 from gfmpot.finetune.measures import energy_measures
 from gfmpot.finetune.metrics import Metrics, classification, regression
 from gfmpot.finetune.properties import property_part, train_properties
@@ -24,7 +26,7 @@ from gfmpot.finetune.property_training import predict_values
 from gfmpot.finetune.setting import Setting
 from gfmpot.finetune.task import Task
 from gfmpot.inference import Predictor
-from gfmpot.inference.comparison import Comparison, compare
+from gfmpot.inference.comparison import Comparison, compare, element_energies
 from gfmpot.models import Potential, PropertyModel, fingerprint, save
 from gfmpot.ranks.signals import EndOfJob
 
@@ -128,7 +130,7 @@ def judge_potential(
         raise ValueError(f"{task.name}: {len(test)} test structures, of which not all could be evaluated; {first}")
     found = outcome.comparison
     codes = np.unique(test.group, return_inverse=True)[1] if task.relative else None
-    return energy_measures(found, codes), _pairs(found)
+    return energy_measures(found, codes), _pairs(_on_plain_zero(task, found, examples.part("train"), codes))
 
 
 def judge_property(
@@ -149,6 +151,21 @@ def described(runs: Sequence[Outcome]) -> dict[str, dict[str, list[float]]]:
         for name, value in run.metrics.items():
             rows.setdefault(name, []).append(value)
     return found
+
+
+def _on_plain_zero(task: Task, found: Comparison, train: FrameSet, codes: NDArray[np.int64] | None) -> Comparison:
+    """With energies as figures have them, since total ones hide the errors.
+
+    Relative energies are less the mean of their group, labels and predictions each; energies given per atom stay; all
+    others are less one energy per element, fitted to the training side.
+    """
+    label, predicted = found.energy, found.energy_predicted
+    if codes is not None:
+        label, predicted = less_group_means(label, codes), less_group_means(predicted, codes)
+    elif task.target.unit != "eV/atom":
+        known = found.composition @ element_energies(train.composition(), train.energy)
+        label, predicted = label - known, predicted - known
+    return replace(found, energy=label, energy_predicted=predicted)
 
 
 def _pairs(found: Comparison) -> dict[str, Floats]:
