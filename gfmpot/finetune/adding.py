@@ -17,6 +17,7 @@ from gfmpot.finetune.setting import Setting
 from gfmpot.finetune.task import Task
 from gfmpot.graph import AtomGraph
 from gfmpot.models import Potential
+from gfmpot.models.branch_weights import SILENT
 from gfmpot.models.potential import rebuilt
 from gfmpot.ranks.signals import EndOfJob
 from gfmpot.training.alignment import fit_alignment
@@ -25,9 +26,6 @@ from gfmpot.training.corpus import BranchCorpus, BranchData
 from gfmpot.training.finish import finish
 from gfmpot.training.parameters import is_shared
 from gfmpot.training.trainer import Trainer
-
-SILENT = -1e4
-"""Logit of a branch that has no say in the blend: its weight is 0 to the last bit, unless nobody else can answer."""
 
 ALIGNED = 1000
 """Structures, at most, on which a branch is put on the common scale."""

@@ -72,7 +72,8 @@ def read_examples(
         task: its target and split.
         reader: who knows the format.
         path: of the data.
-        limit: structures that are used; they are drawn at random, the same ones each time.
+        limit: structures that are used; they are drawn at random, the same ones each time, and in whole groups where
+            energies are relative.
         skip_unlabelled: leave out structures without the target rather than refuse the data.
         watch: is told how many of how many were read.
 
@@ -80,10 +81,10 @@ def read_examples(
         FileNotFoundError: no data; says where they are to be had.
         ValueError: nothing that can be read, a target that is not there or not finite, or a side without structures.
     """
-    chosen = _drawn(reader.count(path), _needed(task, limit))
+    chosen = _drawn(reader.count(path), None if task.relative else _needed(task, limit))
     examples: list[Example] = []
     rejected: list[Rejected] = []
-    for i, found in enumerate(reader.read(path, chosen.tolist())):
+    for i, found in enumerate(map(_checked, reader.read(path, chosen.tolist()))):
         (examples if isinstance(found, Example) else rejected).append(found)  # type: ignore[arg-type]
         watch(i + 1, len(chosen))
     if not examples:
@@ -101,6 +102,10 @@ def read_examples(
         left_out["without the target"] = len(missing)
         kept = np.flatnonzero(np.isfinite(values))
         examples, values = [examples[i] for i in kept], values[kept]
+    if task.relative:
+        kept, alone = _comparable(np.array([example.frame.group for example in examples]), limit)
+        examples, values = [examples[i] for i in kept], values[kept]
+        left_out |= {"alone in their group": alone} if alone else {}
     frames = FrameSet.from_frames([example.frame for example in examples], task.name)
     keys = tuple(example.key for example in examples)
     frames = _with_energies(task, frames, values)
@@ -153,6 +158,14 @@ def part_sizes(split: tuple[float, float, float], structures: int) -> tuple[int,
     return (structures - valid - test if sum(split) > 1 - 1e-9 and shares else train), valid, test
 
 
+def _checked(found: Example | Rejected) -> Example | Rejected:
+    """What nothing can be learnt from is rejected, whatever its label: coincident atoms, an impossible multiplicity."""
+    if isinstance(found, Rejected):
+        return found
+    reason = replace(found.frame, energy=0.0).problem()
+    return found if reason is None else Rejected(found.key, reason)
+
+
 def _needed(task: Task, limit: int | None) -> int | None:
     """Structures that are to be read: with a split in numbers, and single structures, no more than that."""
     if isinstance(task.split, str) or sum(task.split) <= 1 + 1e-9:
@@ -166,6 +179,24 @@ def _drawn(count: int, limit: int | None) -> Ints:
     if limit is None or limit >= count:
         return np.arange(count, dtype=np.int64)
     return np.sort(np.random.default_rng(0).permutation(count)[:limit])
+
+
+def _comparable(groups: NDArray[np.str_], limit: int | None) -> tuple[Ints, int]:
+    """Structures of whole groups that have others to be compared with, and how many have none.
+
+    Raises:
+        ValueError: all have none, or no group is as small as ``limit``.
+    """
+    codes = np.unique(groups, return_inverse=True)[1]
+    sizes = np.bincount(codes)
+    drawn = np.random.default_rng(0).permutation(np.flatnonzero(sizes > 1))
+    used = drawn if limit is None else drawn[np.cumsum(sizes[drawn]) <= limit]
+    if not len(used):
+        raise ValueError(
+            f"relative energies need groups of at least two structures; got {len(sizes)} groups of {sizes.min()} to "
+            f"{sizes.max()}{'' if limit is None else f', of which at most {limit} structures are to be used'}"
+        )
+    return np.flatnonzero(np.isin(codes, used)), int((sizes == 1).sum())
 
 
 def _value(task: Task, example: Example, path: Path) -> float:

@@ -10,6 +10,9 @@ from torch.nn import functional as F
 
 from gfmpot.graph.atom_graph import MAX_ATOMIC_NUMBER
 
+SILENT = -1e4
+"""Logit of a branch that has no say: its weight is 0 to the last bit, unless nobody else can answer."""
+
 
 class BranchWeightMLP(nn.Module):
     """Element fractions → 128 → 64 → one logit per branch.
@@ -30,6 +33,14 @@ class BranchWeightMLP(nn.Module):
         for i, layer in enumerate(self.layers):
             x = F.linear(F.silu(x) if i else x, layer.weight.double(), layer.bias.double())  # type: ignore[arg-type]
         return x
+
+    @torch.no_grad()
+    def give_all_a_say(self) -> None:
+        """Silent branches begin anew, as likely as the others: from nothing, training would not come back."""
+        bias: Tensor = self.layers[-1].bias  # type: ignore[assignment]
+        silent = bias <= SILENT / 2
+        if silent.any() and not silent.all():
+            bias[silent] = bias[~silent].mean()
 
 
 def masked_softmax(logits: Tensor, supported: Tensor) -> Tensor:

@@ -130,19 +130,18 @@ def train_branch_weights(
     unseen = _Objective(BranchCache.of(potential, held_out), config, "held-out")
     # In float64 whatever the potential is in, so that ranks add up to one process.
     network = copy.deepcopy(potential.weights).double()
-    start = unseen.weights(network)
-    before, after = _fit(network, known, unseen, config, watch)
+    start, before = unseen.weights(network), unseen.value(network)
+    network.give_all_a_say()
+    after = _fit(network, known, unseen, config, watch)
     potential.weights.load_state_dict(network.state_dict())
     return WeightFit(before, after, _branch_fits(potential.branch_names, unseen, start, unseen.weights(network)))
 
 
-def _fit(
-    network: BranchWeightMLP, known: _Objective, unseen: _Objective, config: WeightConfig, watch: Watch
-) -> tuple[float, float]:
-    """Train; returns the held-out loss of the weights at the start, and of the best, which the network then has."""
+def _fit(network: BranchWeightMLP, known: _Objective, unseen: _Objective, config: WeightConfig, watch: Watch) -> float:
+    """Train; returns the held-out loss of the best weights, which the network then has."""
     optimizer = torch.optim.AdamW(network.parameters(), lr=config.learning_rate, weight_decay=config.weight_decay)
     plateau = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.5, patience=10)
-    before = best = unseen.value(network)
+    best = unseen.value(network)
     kept = copy.deepcopy(network.state_dict())
     for epoch in range(1, config.epochs + 1):
         loss = _descend(network, known, optimizer)
@@ -152,7 +151,7 @@ def _fit(
             best, kept = value, copy.deepcopy(network.state_dict())
         watch("weights", epoch / config.epochs, f"loss {loss:.4g}, held-out {value:.4g}, best {best:.4g}")
     network.load_state_dict(kept)
-    return before, best
+    return best
 
 
 def _descend(network: nn.Module, known: _Objective, optimizer: torch.optim.Optimizer) -> float:
