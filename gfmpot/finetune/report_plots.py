@@ -14,6 +14,7 @@ from gfmpot.telemetry import read_records
 from gfmpot.training.report_parity import draw_parity
 from gfmpot.training.report_style import (
     CYCLE,
+    MAIN,
     MUTED,
     Picture,
     legend,
@@ -53,7 +54,7 @@ def _parity(task: Task, runs: Sequence[Outcome]) -> Picture:
     pairs = [(run, _read(run)) for run in runs]
     quantities = [q for q in ("energy", "forces", "value") if f"{q}_reference" in pairs[0][1]]
     quantities = [q for q in quantities if np.isfinite(pairs[0][1][f"{q}_reference"]).any()]
-    figure, axes = panels(len(runs) * len(quantities), len(runs), 3.6)
+    figure, axes = panels(len(runs) * len(quantities), len(runs), 3.9)
     figure.set_figwidth(3.7 * len(runs))
     places = iter(axes)
     for quantity in quantities:
@@ -87,7 +88,7 @@ def _reliability(axis: Any, labels: Floats, probabilities: Floats, bins: int = 1
     said = np.bincount(place, probabilities, bins)[used] / count[used]
     true = np.bincount(place, labels, bins)[used] / count[used]
     axis.plot((0, 1), (0, 1), color=MUTED, linewidth=0.8)
-    axis.plot(said, true, marker="o", markersize=4)
+    axis.plot(said, true, marker="o", markersize=4, color=MAIN)
     axis.set(xlim=(0, 1), ylim=(0, 1), aspect="equal", xlabel="probability", ylabel="share that is true")
 
 
@@ -103,11 +104,18 @@ def _learning_curves(task: Task, runs: Sequence[Outcome]) -> Picture | None:
     for axis, name in zip(axes, names, strict=True):
         for colour, run in zip(CYCLE * 9, runs, strict=False):
             plot(axis, _curve(run, name), label=run.setting.family, color=colour)
-        log_scale(axis, tidy)
+        _scale(axis)
         step_axis(axis)
         axis.set(xlabel="step", title=titles[name])
     legend(figure, axes[0])
     return picture("curves", f"{task.title}: errors on the validation side while training.", figure)
+
+
+def _scale(axis: Any) -> None:
+    """Logarithmic, unless errors differ so little that hardly any number would stand beside it."""
+    low, high = axis.dataLim.intervaly
+    if high > 3 * low > 0:
+        log_scale(axis, tidy)
 
 
 def _curve(run: Outcome, name: str) -> tuple[Floats, Floats]:
@@ -137,7 +145,7 @@ def _sizes(task: Task, outcomes: Sequence[Outcome]) -> Picture:
             ]
             axis.plot(sizes, means, marker="o", markersize=4, label=strategy, color=colour)
         axis.set_xscale("log")
-        log_scale(axis, tidy)
+        _scale(axis)
         axis.set(xlabel="training structures", title=measure.column)
     legend(figure, axes[0])
     return picture("sizes", f"{task.title}: test errors over the number of training structures.", figure)
