@@ -1,0 +1,147 @@
+"""``gfmpot matbench``: the official folds of a task of Matbench."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from gfmpot.cli.console import INCOMPLETE, clean_errors, facts, note, table
+from gfmpot.cli.options import Device, Model
+
+if TYPE_CHECKING:
+    from gfmpot.finetune.matbench_package import Official
+    from gfmpot.finetune.matbench_report import SettingRuns
+    from gfmpot.finetune.setting import Setting
+    from gfmpot.finetune.task import Task
+
+OF_TASK = "the recipe's"
+
+
+def matbench(
+    task: Annotated[str, typer.Option("--task", help="On structures, e.g. jdft2d or matbench_mp_is_metal.")],
+    data: Annotated[Path, typer.Option("--data", help="The published file, e.g. matbench_jdft2d.json.gz.")],
+    strategy: Annotated[
+        str,
+        typer.Option(
+            "--strategy",
+            metavar="scratch|frozen|unfrozen|all",
+            help="What is taken from the model, and trained; several with commas.",
+        ),
+    ] = "unfrozen",
+    model: Model = "default",
+    folder: Annotated[
+        Path | None, typer.Option("--folder", help="Results; folds in it go on.", show_default="runs/TASK")
+    ] = None,
+    folds: Annotated[
+        str, typer.Option("--folds", metavar="N,N,...", help="The official record is written once all are done.")
+    ] = "0,1,2,3,4",
+    precision: Annotated[str, typer.Option("--precision", metavar="fp32|fp64|bf16", help="Of the network.")] = "fp32",
+    seed: Annotated[int, typer.Option("--seed", help="Of new weights and of the order of structures.")] = 0,
+    epochs: Annotated[float | None, typer.Option("--epochs", help="Of training.", show_default=OF_TASK)] = None,
+    batch: Annotated[int | None, typer.Option("--batch", help="Structures.", show_default=OF_TASK)] = None,
+    learning_rate: Annotated[
+        float | None, typer.Option("--learning-rate", help="Of the head; from scratch of all.", show_default=OF_TASK)
+    ] = None,
+    backbone_learning_rate: Annotated[
+        float | None, typer.Option("--backbone-learning-rate", help="Of a pretrained backbone.", show_default=OF_TASK)
+    ] = None,
+    device: Device = None,
+) -> None:
+    """Train a model for each fold of Matbench, and write the file of results that its leaderboard takes.
+
+    Needs the package matbench (docs/finetuning.md says how it is installed). Folds that were done are not repeated,
+    and one that was stopped goes on when the same command is given again.
+    """
+    from gfmpot.cli.pretrain import show_log
+
+    show_log()
+    with clean_errors():
+        from gfmpot.finetune.matbench import matbench_task
+        from gfmpot.finetune.matbench_package import official_task
+
+        official = official_task(task)
+        given = {
+            "epochs": epochs,
+            "batch": batch,
+            "learning_rate": learning_rate,
+            "backbone_learning_rate": backbone_learning_rate,
+        }
+        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        declared = replace(matbench_task(official), **changes)
+        settings = _settings(strategy, precision, seed)
+        target = folder or Path("runs") / declared.name
+        _run(declared, official, data, settings, model, target, _numbers(folds), device)
+
+
+def _settings(strategies: str, precision: str, seed: int) -> list[Setting]:
+    from gfmpot.config import from_mapping
+    from gfmpot.finetune.setting import Setting
+    from gfmpot.finetune.task import PAPER_STRATEGIES
+
+    given = [PAPER_STRATEGIES if name == "all" else (name,) for name in strategies.split(",")]
+    names = dict.fromkeys(name for some in given for name in some)
+    base = {"precision": precision, "seed": seed}
+    return [from_mapping(Setting, {**base, "strategy": name}, where="command line") for name in names]
+
+
+def _numbers(folds: str) -> list[int]:
+    try:
+        return sorted({int(number) for number in folds.split(",")})
+    except ValueError:
+        raise ValueError(f"--folds: expected numbers with commas, got {folds!r}") from None
+
+
+def _run(
+    task: Task,
+    official: Official,
+    data: Path,
+    settings: Sequence[Setting],
+    model: str,
+    folder: Path,
+    wanted: Sequence[int],
+    device: str | None,
+) -> None:
+    from gfmpot.cli.finetune_progress import reading
+    from gfmpot.finetune.matbench import is_published, read_all, run_folds
+    from gfmpot.finetune.matbench_report import recorded
+    from gfmpot.inference.predictor import usable_device
+    from gfmpot.models import load
+
+    with reading(task.title) as watch:
+        examples = read_all(task, official, data, watch)
+    published = is_published(official, data)
+    if not published:
+        note(f"warning: {data} is not the file that Matbench has published: its SHA-256 differs", "yellow")
+    potential, chosen, done = load(model), usable_device(device), []
+    try:
+        for setting in settings:
+            runs = run_folds(
+                task, official, examples, setting, potential, folder, wanted=wanted, device=chosen, told=_told
+            )
+            done.append(recorded(official, examples, setting, runs, folder, published=published))
+    except FloatingPointError as error:
+        note(f"error: {error}", "red")
+        raise typer.Exit(INCOMPLETE) from None
+    _show(task, done, folder, published=published)
+
+
+def _told(fold: int, setting: Setting) -> None:
+    note(f"training fold {fold}, {setting.name}")
+
+
+def _show(task: Task, done: Sequence[SettingRuns], folder: Path, *, published: bool) -> None:
+    from gfmpot.finetune.matbench_report import fold_cells, fold_columns, notes_of, rows_of, write_matbench_report
+    from gfmpot.finetune.report import cells_of, columns_of
+
+    notes = notes_of(task, done, published=published)
+    page = write_matbench_report(task, done, folder, notes)
+    table(fold_columns(task), fold_cells(task, done))
+    table(columns_of(task), [cells_of(task, row) for row in rows_of(task, done)], title=task.title)
+    for text in notes:
+        note(text)
+    records = ", ".join(str(one.record) for one in done if one.record)
+    facts({"report": page, "official record": records or "not written: folds are missing"})
