@@ -82,7 +82,7 @@ class TrialResult:
     """Of processors and GPUs, if their counters can be read: of the whole node, trials beside this one included."""
 
     core_seconds: float | None = None
-    """Processor time of all ranks."""
+    """Processor time of all ranks; of a trial that was killed, extrapolated from what came after."""
 
     ranks: int = 1
     device: str = ""

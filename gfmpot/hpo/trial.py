@@ -87,11 +87,12 @@ def run(spec: TrialSpec, folder: Path, launch: Launch, device: torch.device) -> 
     part, end = (spec.fraction, spec.seed), Ending(folder / STOP)
     trainer = PartTrainer(config, Path(), folder / "run", *part, watch, launch, device)
     with trainer, end:
+        before = trainer.epoch
         complete = trainer.fit(deadline=_remaining(spec.minutes, trainer), end=end)
         stopped, signalled = any_rank(end.stopped, device), any_rank(end.signalled, device)
         if signalled and not (complete or stopped):
             return None
-        measured = _measured(trainer, folder, device)
+        measured = _measured(trainer, before, folder, device)
     status: Status = "completed" if complete else "stopped" if stopped else "timeout"
     reasons = {"stopped": "by the stopper", "timeout": f"not done within {spec.minutes} minutes"}
     return replace(last_known(spec, folder, status, reasons.get(status, "")), **measured)
@@ -111,8 +112,8 @@ def failure(spec: TrialSpec, folder: Path, error: Exception) -> TrialResult:
     return last_known(spec, folder, "out_of_memory" if full else "failed", text[:500])
 
 
-def _measured(trainer: PartTrainer, folder: Path, device: torch.device) -> dict[str, Any]:
-    """Times, memory and energy; collective."""
+def _measured(trainer: PartTrainer, before: float, folder: Path, device: torch.device) -> dict[str, Any]:
+    """Times, memory and energy; collective. ``before`` this process, so many epochs were done."""
     own = [_peak_gib(), torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else 0.0]
     peaks, spent = torch.tensor([*own, 0.0]), torch.tensor([time.process_time()])
     if torch.distributed.is_initialized():
@@ -128,10 +129,15 @@ def _measured(trainer: PartTrainer, folder: Path, device: torch.device) -> dict[
         "peak_gpu_memory_gib": float(peaks[1]) if device.type == "cuda" else None,
         "parameters": sum(p.numel() for p in trainer.potential.parameters()),
         "joules": _joules(folder / "run" / "log.jsonl"),
-        "core_seconds": float(spent[0]),
+        "core_seconds": _of_all_epochs(float(spent[0]), before, trainer.epoch),
         "ranks": trainer.launch.world,
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
     }
+
+
+def _of_all_epochs(spent: float, before: float, after: float) -> float | None:
+    """What this process has spent on some of the epochs, for all of them; None if it did none."""
+    return spent * after / (after - before) if after > before else None
 
 
 def _peak_gib() -> float:

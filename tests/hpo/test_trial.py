@@ -236,3 +236,11 @@ def test_what_a_killed_campaign_left_running_is_ended(
     other.terminate()
     other.wait()
     assert not (folder / END).exists()
+
+
+def test_processor_time_after_a_kill_is_that_of_all_epochs() -> None:
+    from gfmpot.hpo.trial import _of_all_epochs
+
+    assert _of_all_epochs(30.0, 0.0, 6.0) == 30.0
+    assert _of_all_epochs(10.0, 4.0, 6.0) == 30.0
+    assert _of_all_epochs(1.0, 6.0, 6.0) is None
