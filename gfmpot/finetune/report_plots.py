@@ -34,8 +34,8 @@ def pictures_of(task: Task, outcomes: Sequence[Outcome]) -> Iterator[Picture]:
     """All that can be drawn; nothing without matplotlib, which is an extra."""
     try:
         with style():
-            yield _parity(task, _one_per_family(outcomes))
-            curves = _learning_curves(task, _one_per_family(outcomes))
+            yield _parity(task, _shown(outcomes))
+            curves = _learning_curves(task, _shown(outcomes))
             if curves:
                 yield curves
             if len({run.facts.get("train") for run in outcomes}) > 1:
@@ -45,8 +45,14 @@ def pictures_of(task: Task, outcomes: Sequence[Outcome]) -> Iterator[Picture]:
             raise
 
 
-def _one_per_family(outcomes: Sequence[Outcome]) -> list[Outcome]:
-    return list({run.setting.family: run for run in reversed(outcomes)}.values())[::-1]
+def _shown(outcomes: Sequence[Outcome]) -> list[Outcome]:
+    """The first seed of each strategy and precision, with the largest training side."""
+    found: dict[tuple[str, str], Outcome] = {}
+    for run in outcomes:
+        kind = run.setting.strategy, run.setting.precision
+        if kind not in found or int(run.facts.get("train", 0)) > int(found[kind].facts.get("train", 0)):
+            found[kind] = run
+    return list(found.values())
 
 
 def _parity(task: Task, runs: Sequence[Outcome]) -> Picture:
@@ -65,7 +71,9 @@ def _parity(task: Task, runs: Sequence[Outcome]) -> Picture:
                 _reliability(axis, reference, predicted)
             else:
                 draw_parity(axis, reference, predicted)
-                unit = {"energy": "eV/atom", "forces": "eV/Å"}.get(quantity, task.target.unit)
+                unit = {"energy": "eV" if task.relative else "eV/atom", "forces": "eV/Å"}.get(
+                    quantity, task.target.unit
+                )
                 axis.set(xlabel=f"reference ({unit})", ylabel=f"predicted ({unit})")
             named = quantity if quantity != "value" else task.target.name.replace("_", " ")
             axis.set_title(f"{run.setting.family}: {named}")
@@ -133,8 +141,9 @@ def _curve(run: Outcome, name: str) -> tuple[Floats, Floats]:
 def _sizes(task: Task, outcomes: Sequence[Outcome]) -> Picture:
     """Test errors over the size of the training side."""
     figure, axes = panels(len(task.measures), 2, 3.4)
-    figure.set_figwidth(5.2 * len(task.measures))
+    figure.set_figwidth(5.2 * min(2, len(task.measures)))
     strategies = list(dict.fromkeys(run.setting.strategy for run in outcomes))
+    every = sorted({int(run.facts["train"]) for run in outcomes})
     for axis, measure in zip(axes, task.measures, strict=True):
         for colour, strategy in zip(CYCLE, strategies, strict=False):
             own = [run for run in outcomes if run.setting.strategy == strategy and measure.key in run.metrics]
@@ -145,6 +154,8 @@ def _sizes(task: Task, outcomes: Sequence[Outcome]) -> Picture:
             ]
             axis.plot(sizes, means, marker="o", markersize=4, label=strategy, color=colour)
         axis.set_xscale("log")
+        axis.set_xticks(every, [f"{size:,}" for size in every])
+        axis.set_xticks([], minor=True)
         _scale(axis)
         axis.set(xlabel="training structures", title=measure.column)
     legend(figure, axes[0])

@@ -130,7 +130,7 @@ def judge_potential(
         raise ValueError(f"{task.name}: {len(test)} test structures, of which not all could be evaluated; {first}")
     found = outcome.comparison
     codes = np.unique(test.group, return_inverse=True)[1] if task.relative else None
-    return energy_measures(found, codes), _pairs(_on_plain_zero(task, found, examples.part("train"), codes))
+    return energy_measures(found, codes), _pairs(task, _on_plain_zero(task, found, examples.part("train"), codes))
 
 
 def judge_property(
@@ -168,11 +168,12 @@ def _on_plain_zero(task: Task, found: Comparison, train: FrameSet, codes: NDArra
     return replace(found, energy=label, energy_predicted=predicted)
 
 
-def _pairs(found: Comparison) -> dict[str, Floats]:
-    """Predictions beside labels, as files of parity plots have them."""
+def _pairs(task: Task, found: Comparison) -> dict[str, Floats]:
+    """Predictions beside labels, as files of parity plots have them: eV/atom, or eV if energies are relative; eV/Å."""
+    per = np.ones(len(found)) if task.relative else found.atoms
     return {
-        "energy_reference": found.energy / found.atoms,
-        "energy_predicted": found.energy_predicted / found.atoms,
+        "energy_reference": found.energy / per,
+        "energy_predicted": found.energy_predicted / per,
         "forces_reference": found.forces,
         "forces_predicted": found.forces_predicted,
     }
