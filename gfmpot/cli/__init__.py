@@ -11,6 +11,7 @@ import typer
 
 from gfmpot import __version__
 from gfmpot.cli import (
+    add_branch,
     certify,
     data,
     evaluate,
@@ -49,6 +50,7 @@ VERBS = (
     export.export,
     pretrain.pretrain,
     finetune.finetune,
+    add_branch.add_branch,
     matbench.matbench,
     train_branch_weights.train_branch_weights,
     hpo.hpo,
