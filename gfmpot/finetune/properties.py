@@ -18,6 +18,7 @@ from gfmpot.finetune.strategies import require_known
 from gfmpot.finetune.task import Task
 from gfmpot.models import Potential, PropertyConfig, PropertyModel
 from gfmpot.models.property_config import Scaling
+from gfmpot.telemetry import read_records
 from gfmpot.training.optim import OptimConfig
 
 WARM = 20
@@ -54,7 +55,8 @@ def train_properties(
     data: dict[SplitName, PropertyData] = {"train": train, "valid": property_part(examples, "valid")}
     trained = train_property(begun, data, settings_of(task, setting, len(train)), folder, device=device)
     name = "random weights" if scratch else model.metadata.get("name", "a model")
-    return trained, {"begun with": name, "train": len(train)}
+    records = [record for record in read_records(folder / "log.jsonl")[0] if record.get("kind") == "train"]
+    return trained, {"begun with": name, "hours": records[-1]["seconds"] / 3600, "train": len(train)}
 
 
 def settings_of(task: Task, setting: Setting, train: int) -> PropertySettings:

@@ -78,6 +78,10 @@ def run_task(
         ValueError: a folder of another run.
         gfmpot.finetune.energies.Stopped: by a signal.
     """
+    most = len(examples.sides["train"])
+    for setting in settings:
+        if (setting.train_size or 0) > most:
+            raise ValueError(f"cannot train on {setting.train_size} structures: the training side has {most}")
     outcomes = []
     for setting in settings:
         own = folder / setting.name
