@@ -71,13 +71,17 @@ def _parity(task: Task, runs: Sequence[Outcome]) -> Picture:
                 _reliability(axis, reference, predicted)
             else:
                 draw_parity(axis, reference, predicted)
-                unit = {"energy": "eV" if task.relative else "eV/atom", "forces": "eV/Å"}.get(
-                    quantity, task.target.unit
-                )
+                unit = _unit(task, quantity)
                 axis.set(xlabel=f"reference ({unit})", ylabel=f"predicted ({unit})")
             named = quantity if quantity != "value" else task.target.name.replace("_", " ")
             axis.set_title(f"{run.setting.family}: {named}")
     return picture("parity", f"Predictions over labels of the test side{_zero(task)}.", figure)
+
+
+def _unit(task: Task, quantity: str) -> str:
+    if quantity == "energy":
+        return "eV" if task.relative else "eV/atom"
+    return "eV/Å" if quantity == "forces" else task.target.unit
 
 
 def _zero(task: Task) -> str:
