@@ -34,8 +34,8 @@ TASK = Task(
         "means over the five folds of Matbench, between which the MAE varies by 14 to 16",
     ),
     notes=(
-        "One split is tested, with a fifth of the structures, as in a fold of Matbench; `gfmpot matbench` runs its five "
-        "folds. A few extreme compounds decide on RMSE and largest error, which depend on the side where they are.",
+        "One split is tested, with a fifth of the structures, as in a fold of Matbench; `gfmpot matbench` runs the "
+        "five folds. A few extreme compounds decide on RMSE and largest error, which depend on the side where they are.",
         "Polymorphs of a formula may be on different sides, as in the folds of Matbench.",
     ),
 )

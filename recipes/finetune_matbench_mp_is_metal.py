@@ -35,8 +35,8 @@ TASK = Task(
         "means over the five folds of Matbench, between which the ROC AUC varies by 0.003",
     ),
     notes=(
-        "One split is tested, with a fifth of the structures, as in a fold of Matbench; `gfmpot matbench` runs its five "
-        "folds.",
+        "One split is tested, with a fifth of the structures, as in a fold of Matbench; `gfmpot matbench` runs the "
+        "five folds.",
         "Polymorphs of a formula may be on different sides, as in the folds of Matbench.",
     ),
 )
