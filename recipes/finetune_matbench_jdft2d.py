@@ -35,7 +35,7 @@ TASK = Task(
     ),
     notes=(
         "One split is tested, with a fifth of the structures, as in a fold of Matbench; `gfmpot matbench` runs the "
-        "five folds. A few extreme compounds decide on RMSE and largest error, which depend on the side where they are.",
+        "five folds. A few extreme compounds decide on RMSE and largest error: these vary with the split.",
         "Polymorphs of a formula may be on different sides, as in the folds of Matbench.",
     ),
 )
