@@ -32,13 +32,14 @@ def finetune(
     ],
     data: Annotated[Path, typer.Option("--data", help="File or folder, in a form that the recipe's reader knows.")],
     strategy: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--strategy",
             metavar="scratch|frozen|unfrozen|keep|lora|all",
             help="What is taken from the model, and trained; several with commas. all: the paper's, the first three.",
+            show_default=OF_RECIPE,
         ),
-    ] = "unfrozen",
+    ] = None,
     model: Model = "default",
     folder: Annotated[
         Path | None, typer.Option("--folder", help="Results; runs in it go on.", show_default="runs/finetune-NAME")
@@ -110,7 +111,10 @@ def finetune(
         reader = build_reader(task.reader, **_options(reader_options or []))
         task = task if target is None else _with_target(task, target, reader.units(data))
         settings = _settings(
-            strategy, precision, _numbers("--seeds", seeds, int), _numbers("--train-sizes", train_sizes, int)
+            strategy or task.strategy,
+            precision,
+            _numbers("--seeds", seeds, int),
+            _numbers("--train-sizes", train_sizes, int),
         )
         target_folder = folder or Path("runs") / f"finetune-{task.name}"
         examples = read(task, reader, data, limit, skip_unlabelled=skip_unlabelled)

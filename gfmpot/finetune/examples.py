@@ -118,7 +118,7 @@ def split_sides(task: Task, frames: FrameSet, keys: Sequence[str], published: Se
 
     Groups of the lowest draws are tested, the next ones validate, as in pretraining, where the same molecules were held
     out; or the sides are those that were published. A structure with an element that no training structure has is
-    trained on.
+    trained on. Training structures come in an order in which the first few have all the elements, for parts of them.
 
     Raises:
         ValueError: a side without structures, or structures that the publishers put on no side.
@@ -132,7 +132,8 @@ def split_sides(task: Task, frames: FrameSet, keys: Sequence[str], published: Se
         side, trained = _drawn_sides(task.split, np.array(names), order, whole=task.split_by == "group")
     side = _with_known_elements(frames, side)
     ordered = {name: order[side[order] == name] for name in ("train", "valid", "test")}
-    sides: Sides = {"train": ordered["train"][:trained], "valid": ordered["valid"], "test": ordered["test"]}
+    train = _all_elements_first(frames, ordered["train"])[:trained]
+    sides: Sides = {"train": train, "valid": ordered["valid"], "test": ordered["test"]}
     for name, part in sides.items():
         if not len(part):
             split = task.split if isinstance(task.split, str) else ":".join(f"{x:g}" for x in task.split)
@@ -256,6 +257,16 @@ def _whole_groups(names: NDArray[np.str_], side: NDArray[np.str_], order: Ints) 
     for i in order.tolist():
         first.setdefault(names[i], side[i])
     return np.array([first[name] for name in names.tolist()], dtype="<U5")
+
+
+def _all_elements_first(frames: FrameSet, train: Ints) -> Ints:
+    """In the same order, but those that bring an element which none before them has come first."""
+    present = frames.composition()[train] > 0
+    before = np.logical_or.accumulate(present, axis=0)
+    new = present.copy()
+    new[1:] &= ~before[:-1]
+    first = new.any(axis=1)
+    return np.concatenate([train[first], train[~first]])
 
 
 def _with_known_elements(frames: FrameSet, side: NDArray[np.str_]) -> NDArray[np.str_]:

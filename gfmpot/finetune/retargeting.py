@@ -42,6 +42,7 @@ def retargeted(task: Task, name: str, kind: str | None, unit: str | None, units:
         measures=task.measures if own else usual_measures(target, forces=task.forces and energies),
         forces=task.forces and energies,
         relative=task.relative and energies,
+        strategy=task.strategy if energies else "unfrozen",
         paper=task.paper if own else None,
         branch_name=task.branch_name if own else f"{task.name}-{name}",
     )

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from gfmpot.config import to_mapping
 from gfmpot.data import FrameSet
+from gfmpot.data.split import SplitName
 from gfmpot.finetune.energies import estimating, train_energies
 from gfmpot.finetune.examples import Examples
 from gfmpot.finetune.groups import less_group_means
@@ -33,6 +35,8 @@ from gfmpot.ranks.signals import EndOfJob
 log = logging.getLogger(__name__)
 
 Floats = NDArray[np.float64]
+
+SIDES: tuple[SplitName, ...] = ("train", "valid", "test")
 
 MODEL, METRICS, PREDICTIONS = "model.safetensors", "metrics.json", "predictions.npz"
 """Files of a run."""
@@ -78,10 +82,8 @@ def run_task(
         ValueError: a folder of another run.
         gfmpot.finetune.energies.Stopped: by a signal.
     """
-    most = len(examples.sides["train"])
     for setting in settings:
-        if (setting.train_size or 0) > most:
-            raise ValueError(f"cannot train on {setting.train_size} structures: the training side has {most}")
+        _check_size(task, examples, setting.train_size)
     outcomes = []
     for setting in settings:
         own = folder / setting.name
@@ -94,6 +96,22 @@ def run_task(
             _write_json(own / METRICS, facts)
         outcomes.append(found)
     return outcomes
+
+
+def _check_size(task: Task, examples: Examples, size: int | None) -> None:
+    """Refuse a part of the training side that there is not, or that lacks elements of the others."""
+    most = len(examples.sides["train"])
+    if (size or 0) > most:
+        raise ValueError(f"cannot train on {size} structures: the training side has {most}")
+    if task.target.kind != "energy":
+        return  # a model of a property guesses
+    trained, *others = (set(examples.part(side, size if side == "train" else None).numbers.tolist()) for side in SIDES)
+    lacking = sorted(chemical_symbols[z] for z in set.union(*others) - trained)
+    if lacking:
+        raise ValueError(
+            f"{size or most} training structures lack {', '.join(lacking)}, which those to validate or test have; "
+            "train on more"
+        )
 
 
 def _run(

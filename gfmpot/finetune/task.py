@@ -87,6 +87,9 @@ class Task:
     licence: str = ""
     citation: str = ""
 
+    strategy: Strategy = "unfrozen"
+    """Unless the command line says otherwise."""
+
     split: tuple[float, float, float] | Literal["published"] = (0.7, 0.15, 0.15)
     """Training, validation and test: shares of all, or numbers of structures (Table VII); or the publishers' sides."""
 

@@ -130,3 +130,11 @@ def test_missing_data_say_where_they_are() -> None:
     task = dataclasses.replace(TASK, reader="qm9")
     with pytest.raises(FileNotFoundError, match="no QM9 data at nowhere"):
         examples(Path("nowhere"), task)
+
+
+def test_the_first_training_structures_have_all_elements(tmp_path: Path) -> None:
+    frames = [metal(symbol, i) for i, symbol in enumerate(["Cu"] * 20 + ["Al", "Ag", "Au", "Ni"] * 2)]
+    found = examples(written(tmp_path / "five.xyz", frames))
+    elements = set(found.part("train").numbers.tolist())
+    assert len(elements) == 5
+    assert set(found.part("train", 5).numbers.tolist()) == elements

@@ -280,3 +280,8 @@ def _corpus(branch: int, model: Potential) -> BranchCorpus:
     frames = FrameSet.from_atoms([metal("Al", 100 * branch + i) for i in range(24)])
     parts = {name: frames.subset(range(i, 24, 3)) for i, name in enumerate(("train", "valid", "test"))}
     return BranchCorpus(model.branches[branch], 1.0, parts, {}, {"frames": f"made here {branch}"})  # type: ignore[arg-type]
+
+
+def test_too_few_structures_for_all_elements(data: Examples, model: Potential, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"1 training structures lack .*, which those to validate or test have"):
+        run_task(TASK, data, [Setting(train_size=1)], model, tmp_path, device=CPU)
