@@ -5,13 +5,12 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from ase.data import chemical_symbols
-from numpy.typing import NDArray
 
 from gfmpot.data import FrameSet, fit_reference_energies
 from gfmpot.finetune.examples import Floats, Ints
@@ -105,26 +104,64 @@ def require_known(model: Potential, frames: FrameSet) -> None:
 def closest_branch(model: Potential, train: FrameSet) -> Closest:
     """The branch whose energies and forces fit best the labels of up to :data:`JUDGED` structures.
 
-    Energies are compared after one energy per element was fitted to the difference, since zeros differ.
+    Energies are compared after one energy per element was fitted to the difference, since zeros differ; those of the
+    branch that is found are fitted to all structures.
 
     Raises:
         ValueError: no branch has all the elements.
     """
+    able = _able(model, train)
     chosen = train.subset(np.linspace(0, len(train) - 1, min(len(train), JUDGED)).astype(np.int64))
-    learnt, forces, supported = _answers(model, chosen)
-    found = []
-    for b in np.flatnonzero(supported.all(axis=0)).tolist():
-        rest = chosen.energy - learnt[:, b]
-        e0 = fit_reference_energies(chosen.composition(), rest)
-        table = np.array([e0.get(symbol, 0.0) for symbol in chemical_symbols[1:]])
-        error = (rest - chosen.composition() @ table) / chosen.atoms_per_structure
-        norms = np.linalg.norm(forces[:, :, b] - chosen.forces, axis=1)
-        norms = norms[np.isfinite(norms)]
-        of_forces = float(norms.mean()) if len(norms) else float("nan")
-        found.append(Closest(b, model.branch_names[b], e0, float(np.abs(error).mean()), of_forces))
-    if not found:
+    learnt, forces = _answers(model, chosen)
+    found = [_judged(model, b, chosen, learnt[:, b], forces[:, :, b]) for b in able]
+    best = min(found, key=lambda c: c.energy_mae + np.nan_to_num(c.forces_mae))
+    if len(chosen) == len(train):
+        return best
+    labels = dataclasses.replace(train, forces=np.full_like(train.forces, np.nan))
+    rest = train.energy - _answers(model, labels)[0][:, best.index]
+    return dataclasses.replace(best, e0=_references(train, rest, model.branches[best.index].e0))
+
+
+def _able(model: Potential, frames: FrameSet) -> list[int]:
+    """The branches that have all the elements.
+
+    Raises:
+        ValueError: there is none.
+    """
+    present = (frames.composition() > 0).any(axis=0)
+    supported = model.references.supported[:, 1:].cpu().numpy()
+    able: list[int] = np.flatnonzero(supported[:, present].all(axis=1)).tolist()
+    if not able:
         raise ValueError("no branch of the model has all the elements of the data; use --strategy unfrozen")
-    return min(found, key=lambda c: c.energy_mae + np.nan_to_num(c.forces_mae))
+    return able
+
+
+def _judged(model: Potential, branch: int, frames: FrameSet, learnt: Floats, forces: Floats) -> Closest:
+    """How well a branch fits, by what it has learnt (S,) and its forces (N, 3)."""
+    rest = frames.energy - learnt
+    e0 = _references(frames, rest, model.branches[branch].e0)
+    error = (rest - frames.composition() @ _table(e0)) / frames.atoms_per_structure
+    norms = np.linalg.norm(forces - frames.forces, axis=1)
+    norms = norms[np.isfinite(norms)]
+    of_forces = float(norms.mean()) if len(norms) else float("nan")
+    return Closest(branch, model.branch_names[branch], e0, float(np.abs(error).mean()), of_forces)
+
+
+def _references(frames: FrameSet, rest: Floats, known: Mapping[str, float]) -> dict[str, float]:
+    """Reference energies that explain the rest (S,): those of the branch with a correction, if they are near it.
+
+    With few structures of many elements the fit is pulled towards one mean; corrections have more of one than energies.
+    """
+    corrected = rest - frames.composition() @ _table(known)
+    atoms = frames.atoms_per_structure
+    if np.std(corrected / atoms) >= np.std(rest / atoms):
+        return fit_reference_energies(frames.composition(), rest)
+    return {s: known[s] + x for s, x in fit_reference_energies(frames.composition(), corrected).items()}
+
+
+def _table(e0: Mapping[str, float]) -> Floats:
+    """(118,) eV, 0 where there is none."""
+    return np.array([e0.get(symbol, 0.0) for symbol in chemical_symbols[1:]])
 
 
 def closest_relative_energies(model: Potential, frames: FrameSet, codes: Ints) -> Floats:
@@ -133,11 +170,8 @@ def closest_relative_energies(model: Potential, frames: FrameSet, codes: Ints) -
     Raises:
         ValueError: no branch has all the elements.
     """
-    learnt, _, supported = _answers(model, frames)
-    totals = learnt + frames.composition() @ model.references.e0[:, 1:].T.cpu().numpy()
-    able = np.flatnonzero(supported.all(axis=0)).tolist()
-    if not able:
-        raise ValueError("no branch of the model has all the elements of the data; use --strategy unfrozen")
+    able = _able(model, frames)
+    totals = _answers(model, frames)[0] + frames.composition() @ model.references.e0[:, 1:].T.cpu().numpy()
     errors = [np.abs(less_group_means(totals[:, b] - frames.energy, codes)).mean() for b in able]
     return np.asarray(totals[:, able[int(np.argmin(errors))]])
 
@@ -154,9 +188,9 @@ def _graphs(model: Potential, frames: FrameSet) -> Iterator[AtomGraph]:
         yield frames.graph(i, model.cutoff, max_neighbours=model.config.max_neighbours)
 
 
-def _answers(model: Potential, frames: FrameSet) -> tuple[Floats, Floats, NDArray[np.bool_]]:
-    """(S, B) eV what branches and repulsion add to reference energies, (N, 3, B) eV/Å, (S, B) support."""
-    learnt, forces, supported = [], [], []
+def _answers(model: Potential, frames: FrameSet) -> tuple[Floats, Floats]:
+    """(S, B) eV, what branches and repulsion add to reference energies; (N, 3, B) eV/Å, NaN if none are labelled."""
+    learnt, forces = [], []
     kernels = model.backbone.kernels(model.dtype)
     with_forces = bool(np.isfinite(frames.forces).any())
     for batch in BatchBudget(max_edges=50_000).pack(_graphs(model, frames)):
@@ -165,5 +199,4 @@ def _answers(model: Potential, frames: FrameSet) -> tuple[Floats, Floats, NDArra
         learnt.append((aligned - model.references.shifts(graph)).numpy())
         shape = (graph.n_atoms, 3, len(model.branches))
         forces.append(np.full(shape, np.nan) if own is None else own.detach().numpy())
-        supported.append(model.references.supporting(graph).numpy())
-    return np.concatenate(learnt), np.concatenate(forces), np.concatenate(supported)
+    return np.concatenate(learnt), np.concatenate(forces)

@@ -88,6 +88,16 @@ def test_the_closest_branch_is_found_and_kept(data: Examples, model: Potential) 
         torch.testing.assert_close(forces_kept, answer.forces, rtol=1e-5, atol=1e-6)
 
 
+def test_rare_elements_have_reference_energies_too(model: Potential) -> None:
+    """Of more structures than branches are judged by, one alone has hydrogen."""
+    from gfmpot.data import FrameSet
+
+    frames = [metal("Cu", i) for i in range(250)]
+    frames[1].numbers[0] = 1
+    best = closest_branch(model, FrameSet.from_atoms(frames))
+    assert best.e0.keys() == {"Cu", "H"}
+
+
 def test_elements_that_the_model_has_never_seen(data: Examples) -> None:
     with pytest.raises(ValueError, match=r"has never seen Al, which the data have; .* --strategy scratch"):
         prepare(TASK, Setting("unfrozen"), data, two_branches(("H", "Cu")))
