@@ -38,21 +38,11 @@ def _find_edge_pairs(graph: AtomGraph) -> tuple[Tensor, Tensor]:
 
 
 def _find_reverse_edges(graph: AtomGraph) -> tuple[Tensor, Tensor]:
-    """By sorting edges and their reverses by the same keys.
-
-    A trace for a compiler has no cell shifts, but edges in order of them: of those between the same two atoms, the
-    first one way is then paired with the last one the other way. That is why reverses are sorted from last to first.
-    """
-    here, order = torch.sort(_keys(graph.receivers, graph.senders, graph.cell_shifts, graph), stable=True)
-    flipped = _keys(graph.senders, graph.receivers, -graph.cell_shifts, graph).flip(0)
-    there, back = torch.sort(flipped, stable=True)
-    count = torch.arange(graph.n_edges, device=here.device)
-    place = torch.searchsorted(here, there) + count - torch.searchsorted(there, there)
-    place = place.clamp(max=graph.n_edges - 1)
-    edges = graph.n_edges - 1 - back
-    reverse = torch.empty_like(order).scatter(0, edges, order.index_select(0, place))
-    exists = torch.empty_like(edges, dtype=torch.bool).scatter(0, edges, here.index_select(0, place) == there)
-    return reverse, exists.unsqueeze(1)
+    """By looking up the key of each edge's reverse among the keys of all."""
+    keys, order = torch.sort(_keys(graph.receivers, graph.senders, graph.cell_shifts, graph))
+    wanted = _keys(graph.senders, graph.receivers, -graph.cell_shifts, graph)
+    place = torch.searchsorted(keys, wanted).clamp(max=graph.n_edges - 1)
+    return order.index_select(0, place), (keys.index_select(0, place) == wanted).unsqueeze(1)
 
 
 def _keys(first: Tensor, second: Tensor, shifts: Tensor, graph: AtomGraph) -> Tensor:

@@ -19,7 +19,7 @@ import gfmpot
 from gfmpot import __version__
 from gfmpot.graph import AtomGraph, edge_vectors
 from gfmpot.inference.paths import SMALLEST
-from gfmpot.inference.tracing import example_graph, lifted, network, traced
+from gfmpot.inference.tracing import example_graph, inputs_of, lifted, network, traced
 from gfmpot.models import Potential, cache_folder
 
 _log = logging.getLogger(__name__)
@@ -45,8 +45,8 @@ class CompiledNetwork:
         """Features, outputs of all branches and the gradient; see :func:`gfmpot.inference.tracing.network`."""
         missing = max(0, SMALLEST - graph.n_structures)
         padded = torch.cat([weights, weights.new_zeros(missing, weights.shape[1])])  # structures without atoms
-        inputs = (initial, vectors, graph.edge_index, graph.structure_of_atom, padded)
-        features, eps, gradient = self._artifact(*self._weights, *(tensor.contiguous() for tensor in inputs))
+        inputs = (tensor.contiguous() for tensor in inputs_of(initial, vectors, graph, padded))
+        features, eps, gradient = self._artifact(*self._weights, *inputs)
         return features, eps if self._atomwise else eps[: graph.n_structures], gradient
 
 
@@ -68,8 +68,7 @@ def compile_network(potential: Potential, precision: str) -> CompiledNetwork:
     graph = example_graph(potential.cutoff).to(potential.device)
     weights = torch.full((graph.n_structures, len(potential.branches)), 1.0, dtype=torch.float64).to(potential.device)
     initial = potential.embedding(graph).detach()
-    examples = (initial, edge_vectors(graph), graph.edge_index, graph.structure_of_atom, weights)
-    module = traced(network(potential, precision), examples)
+    module = traced(network(potential, precision), inputs_of(initial, edge_vectors(graph), graph, weights))
     names = lifted(module, potential)
     inputs = [node.meta["val"] for node in module.graph.nodes if node.op == "placeholder"]
     artifact = standalone_compile(module, inputs, dynamic_shapes="from_graph")

@@ -54,30 +54,43 @@ def lifted(module: fx.GraphModule, owner: nn.Module) -> list[str]:
     return list(inputs)
 
 
-def bare_graph(edge_index: Tensor, structure_of_atom: Tensor, n_structures: int, positions: Tensor) -> AtomGraph:
-    """Topology alone: what messages and sums need to know of a graph."""
-    nothing = positions.new_zeros(n_structures)
-    cell = positions.new_zeros(n_structures, 3, 3)
+def bare_graph(
+    atomic_numbers: Tensor, edge_index: Tensor, cell_shifts: Tensor, structure_of_atom: Tensor, n_structures: int
+) -> AtomGraph:
+    """Elements and topology alone: what messages and sums need to know of a graph."""
+    cell = torch.zeros(n_structures, 3, 3, dtype=torch.float64, device=edge_index.device)
+    positions = cell.new_zeros(atomic_numbers.shape[0], 3)
     pbc = torch.zeros_like(cell[:, 0], dtype=torch.bool)
-    shifts = torch.zeros_like(edge_index.T)
-    charge = spin = nothing.long()
-    return AtomGraph(positions, structure_of_atom, cell, pbc, edge_index, shifts, structure_of_atom, charge, spin)
+    charge = spin = torch.zeros_like(cell[:, 0, 0], dtype=torch.int64)
+    return AtomGraph(positions, atomic_numbers, cell, pbc, edge_index, cell_shifts, structure_of_atom, charge, spin)
+
+
+def inputs_of(initial: Tensor, vectors: Tensor, graph: AtomGraph, weights: Tensor) -> tuple[Tensor, ...]:
+    """What the function that :func:`network` makes takes, in this order."""
+    topology = (graph.atomic_numbers, graph.edge_index, graph.cell_shifts, graph.structure_of_atom)
+    return initial, vectors, *topology, weights
 
 
 def network(potential: Potential, precision: str) -> Callable[..., tuple[Tensor, Tensor, Tensor]]:
     """What is worth compiling, as a function of tensors.
 
-    It takes initial features (N, F), edge vectors (E, 3), senders and receivers (2, E), the structure of each atom (N,)
-    and weights (G, B); it gives features (N, F), the output of all branches, eV, (N, B) or (G, B), and the gradient of
-    their weighted sum with respect to the vectors (E, 3).
+    It takes initial features (N, F), edge vectors (E, 3), atomic numbers (N,), senders and receivers (2, E), cell
+    shifts (E, 3), the structure of each atom (N,) and weights (G, B); it gives features (N, F), the output of all
+    branches, eV, (N, B) or (G, B), and the gradient of their weighted sum with respect to the vectors (E, 3).
     """
 
     def evaluate(
-        initial: Tensor, vectors: Tensor, edge_index: Tensor, structure_of_atom: Tensor, weights: Tensor
+        initial: Tensor,
+        vectors: Tensor,
+        atomic_numbers: Tensor,
+        edge_index: Tensor,
+        cell_shifts: Tensor,
+        structure_of_atom: Tensor,
+        weights: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor]:
         with torch.enable_grad(), dense_layers_in(precision):
             moving = vectors.detach().requires_grad_()
-            graph = bare_graph(edge_index, structure_of_atom, weights.shape[0], weights.new_zeros(initial.shape[0], 3))
+            graph = bare_graph(atomic_numbers, edge_index, cell_shifts, structure_of_atom, weights.shape[0])
             features = potential.backbone(initial, moving.to(initial.dtype), graph)
             eps = potential.contributions(features, graph)
             of_row = weights[structure_of_atom] if potential.atomwise else weights

@@ -98,11 +98,7 @@ class RadialChoice(nn.Module):
         return torch.cat([envelope, functions * envelope], dim=1)
 
     def coordinates(self, distances: Tensor, graph: AtomGraph) -> Tensor:
-        """(E,) Å to (E,) Å.
-
-        Raises:
-            ValueError: a transform by covalent radii, and a graph that knows no elements.
-        """
+        """(E,) Å to (E,) Å."""
         if self.transform == "none":
             return distances
         radii = self._mean_radii(graph, distances.dtype)
@@ -110,11 +106,6 @@ class RadialChoice(nn.Module):
 
     def _mean_radii(self, graph: AtomGraph, dtype: torch.dtype) -> Tensor:
         """(E,) Å."""
-        if graph.atomic_numbers is graph.structure_of_atom:  # what compilers get is topology alone
-            raise ValueError(
-                f"distance_transform={self.transform!r} needs elements, which a compiled or exported model is not "
-                "given: use distance_transform='none', or do not compile"
-            )
         assert isinstance(self.radii, Tensor)
         of_atoms = self.radii.index_select(0, graph.atomic_numbers).to(dtype) / 100
         return 0.5 * (of_atoms.index_select(0, graph.senders) + of_atoms.index_select(0, graph.receivers))

@@ -21,13 +21,11 @@ from gfmpot.config import from_mapping
 from gfmpot.data import FrameSet
 from gfmpot.graph import AtomGraph, edge_vectors, graph_from_atoms, plain_operations, reverse_edges
 from gfmpot.graph.ops import forces_from_edge_gradients
-from gfmpot.inference.tracing import example_graph, lifted, network, traced
 from gfmpot.models import backbone_class
 from gfmpot.models.backbone import backbone_config, backbone_mapping, build_backbone
 from gfmpot.models.backbones._dimenet_basis import Harmonics, RadialFunctions, bessel_roots
 from gfmpot.models.backbones._dimenet_triplets import EdgePairs
 from gfmpot.models.backbones.dimenet import DimeNet, DimeNetConfig
-from gfmpot.testing import random_potential
 from gfmpot.training.config import TrainConfig
 from gfmpot.training.trainer import Trainer
 
@@ -189,33 +187,6 @@ def test_reverse_edges(graph: AtomGraph) -> None:
         (*pair, *shift) for pair, shift in zip(graph.edge_index.T.tolist(), graph.cell_shifts.tolist(), strict=True)
     ]
     assert there.tolist() == [(i, j, -a, -b, -c) in ends for j, i, a, b, c in ends]
-
-
-def test_traces_do_the_same() -> None:
-    """A compiler's trace gives what the network gives, cells smaller than the cutoff included."""
-    potential = random_potential(SMALL)
-
-    def arguments(graph: AtomGraph) -> tuple[Tensor, ...]:
-        initial, weights = potential.embedding(graph).detach(), torch.ones(graph.n_structures, 2, dtype=torch.float64)
-        return initial, edge_vectors(graph), graph.edge_index, graph.structure_of_atom, weights
-
-    module = traced(network(potential, "fp64"), arguments(example_graph(CUTOFF)))
-    for graph in (mixed(), AtomGraph.batch([GRAPHS["one-atom cell"](), ethanol()])):
-        vectors = edge_vectors(graph).requires_grad_()
-        features = potential.backbone(potential.embedding(graph), vectors, graph)
-        (gradient,) = torch.autograd.grad(potential.contributions(features, graph).sum(), vectors)
-        found, _, slopes = module(*arguments(graph))
-        torch.testing.assert_close(found, features.detach(), rtol=0, atol=1e-12)
-        torch.testing.assert_close(slopes, gradient, rtol=0, atol=1e-12)
-    assert set(lifted(module, potential)) >= {"backbone.functions.coefficients", "backbone.harmonics.recursion"}
-
-
-def test_reverse_edges_are_found_in_traces() -> None:
-    """Where there are no cell shifts, but edges are in order of them."""
-    graph = mixed()
-    bare = graph.replace(cell_shifts=torch.zeros_like(graph.cell_shifts))
-    assert torch.equal(reverse_edges(bare)[0], reverse_edges(graph)[0])
-    assert reverse_edges(bare)[1].all()
 
 
 @pytest.mark.parametrize("plain", [False, True], ids=["blocks", "plain"])

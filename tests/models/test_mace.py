@@ -20,7 +20,6 @@ from gfmpot.config import from_mapping
 from gfmpot.data import FrameSet
 from gfmpot.graph import AtomGraph, edge_vectors, graph_from_atoms, plain_operations
 from gfmpot.inference.precision import dense_layers_in
-from gfmpot.inference.tracing import bare_graph
 from gfmpot.models import available_backbones, backbone_class
 from gfmpot.models.backbones import _mace_contraction
 from gfmpot.models.backbones._mace_contraction import SymmetricContraction
@@ -156,16 +155,6 @@ def test_distance_transforms() -> None:
     assert 0 < falling[-1] < falling[0] <= 1
     torch.testing.assert_close(soft(d[:1], radii), 1.5 * radii.view(1), rtol=1e-3, atol=0)  # a constant
     torch.testing.assert_close(soft(d[-1:], radii), d[-1:], rtol=1e-6, atol=0)  # the distance
-
-
-def test_elements_are_not_guessed_where_a_compiler_has_none() -> None:
-    backbone = small(distance_transform="agnesi")
-    initial, vectors, graph = sample(ethanol())
-    topology = bare_graph(graph.edge_index, graph.structure_of_atom, 1, graph.positions)
-    with pytest.raises(ValueError, match="distance_transform='agnesi' needs elements"):
-        backbone(initial, vectors, topology)
-    plain = small()
-    torch.testing.assert_close(plain(initial, vectors, topology), plain(initial, vectors, graph))
 
 
 def test_slots_hold_each_edge_once() -> None:

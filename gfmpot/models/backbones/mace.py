@@ -65,8 +65,6 @@ class MACEConfig(BackboneConfig):
     layers: int = tunable(2, 2, 6)
     radial_type: RadialType = tunable("bessel", choices=get_args(RadialType))  # noqa: RUF009, a field as the others
     distance_transform: DistanceTransform = tunable("none", choices=get_args(DistanceTransform))  # noqa: RUF009
-    """Other than ``none``, compilers cannot be used."""
-
     radial_basis: int = tunable(8, 3, 12)
     max_ell: int = tunable(2, 2, 3)
     """Highest order of spherical harmonics of edges, and of A."""
