@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from gfmpot.graph import AtomGraph, BatchBudget
 from gfmpot.models import Potential
@@ -23,7 +24,7 @@ def evaluate(
         By branch name: ``energy_mae`` (eV/atom), ``forces_mae`` (eV/Å, mean norm of the error vector),
         ``forces_median`` (its median),
         ``forces_relative`` (that over the mean norm of the forces), ``stress_mae`` (eV/Å³, mean absolute component) and
-        ``structures``; without labels, an entry is left out.
+        ``structures``; without labels, an entry is left out, and it is infinite if a prediction is not finite.
     """
     rows = error_rows(potential, graphs, budget)
     return {potential.branch_names[branch]: summary(rows[branch]) for branch in sorted(rows)}
@@ -55,13 +56,20 @@ def _batch_errors(potential: Potential, graph: AtomGraph, evaluate: Evaluator | 
     prediction = potential.labelled(graph.to(potential.device), create_graph=False, evaluate=evaluate)
     assert prediction.forces is not None
     assert prediction.stress is not None
-    energy = ((prediction.energy.detach().cpu() - graph.energy) / graph.atoms_per_structure).abs().numpy()
-    stress = (prediction.stress.detach().cpu() - graph.stress).abs().mean(dim=1).numpy()
-    error = torch.linalg.vector_norm(prediction.forces.detach().cpu() - graph.forces, dim=1).numpy()
+    energy = (_differences(prediction.energy, graph.energy) / graph.atoms_per_structure).numpy()
+    labels = graph.stress.masked_fill(graph.volume.isnan().unsqueeze(1), torch.nan)  # there is no stress without volume
+    stress = _differences(prediction.stress, labels).mean(dim=1).numpy()
+    error = torch.linalg.vector_norm(_differences(prediction.forces, graph.forces), dim=1).numpy()
     size = torch.linalg.vector_norm(graph.forces, dim=1).numpy()
     ends = np.cumsum(graph.atoms_per_structure.numpy())
     for i, (start, end) in enumerate(zip(np.concatenate([[0], ends[:-1]]), ends, strict=True)):
         yield int(graph.branch[i]), (float(energy[i]), error[start:end], size[start:end], float(stress[i]))
+
+
+def _differences(predicted: Tensor, labels: Tensor) -> Tensor:
+    """Magnitudes; NaN where there is no label, infinite where there is one and the prediction is not finite."""
+    differences = (predicted.detach().cpu() - labels).abs()
+    return differences.nan_to_num(nan=torch.inf, posinf=torch.inf).masked_fill(labels.isnan(), torch.nan)
 
 
 def blend_errors(
@@ -95,7 +103,7 @@ def blend_summary(rows: list[BlendErrors]) -> Metrics:
     energy, forces, weight = zip(*rows, strict=True)
     means = (_mean(np.array(energy)), _mean(np.concatenate(forces)), _mean(np.array(weight)))
     named = zip(("energy_mae", "forces_mae", "own_weight"), means, strict=True)
-    return {name: value for name, value in named if np.isfinite(value)}
+    return {name: value for name, value in named if not np.isnan(value)}
 
 
 BlendErrors = tuple[float, "np.ndarray[tuple[int], np.dtype[np.float64]]", float]
@@ -125,20 +133,20 @@ def summary(rows: list[Errors]) -> Metrics:
         "energy_mae": _mean(np.array(energy)),
         "forces_mae": forces_mae,
         "forces_median": _median(np.concatenate(error)),
-        "forces_relative": forces_mae / _mean(np.concatenate(size)),
+        "forces_relative": forces_mae / (_mean(np.concatenate(size)) or np.nan),
         "stress_mae": _mean(np.array(stress)),
         "structures": float(len(rows)),
     }
-    return {name: value for name, value in metrics.items() if np.isfinite(value)}
+    return {name: value for name, value in metrics.items() if not np.isnan(value)}
 
 
 def _median(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
     """The median of what is not NaN, or NaN."""
-    labelled = values[np.isfinite(values)]
+    labelled = values[~np.isnan(values)]
     return float(np.median(labelled)) if len(labelled) else float("nan")
 
 
 def _mean(values: np.ndarray[tuple[int], np.dtype[np.float64]]) -> float:
     """The mean of what is not NaN, or NaN."""
-    labelled = values[np.isfinite(values)]
+    labelled = values[~np.isnan(values)]
     return float(labelled.mean()) if len(labelled) else float("nan")

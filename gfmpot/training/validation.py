@@ -47,10 +47,13 @@ def _shares(
 
 
 def mean_loss(metrics: dict[str, Metrics], config: LossConfig) -> float:
-    """The loss that such errors make, averaged over branches."""
+    """The loss that such errors make, averaged over branches; infinite if a prediction is not finite.
+
+    What a branch has no labels of is left out.
+    """
     names = ("energy_mae", "forces_mae", "stress_mae")
     losses = [
-        sum(weight * m.get(name, 0.0) for name, weight in zip(names, config.weights, strict=True))
+        sum(weight * m[name] for name, weight in zip(names, config.weights, strict=True) if weight and name in m)
         for m in metrics.values()
     ]
     return sum(losses) / max(1, len(losses))
