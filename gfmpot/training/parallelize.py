@@ -11,7 +11,7 @@ import dataclasses
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any, Literal
 
 import torch
@@ -23,62 +23,17 @@ from torch.nn.parallel import DistributedDataParallel
 from typing_extensions import override
 
 from gfmpot.graph import AtomGraph, sum_per_structure
-from gfmpot.models import Potential, Prediction
+from gfmpot.models import Potential
 from gfmpot.models.branches import BranchHeads
-from gfmpot.models.potential import Network
 from gfmpot.ranks.launch import sum_over_ranks
-from gfmpot.training.differences import sums_by_differences
-from gfmpot.training.loss import LossConfig, LossSums, loss_sums
+from gfmpot.training.loss import LossConfig, LossSums
 from gfmpot.training.low_rank import LowRankChange
 from gfmpot.training.mesh import BranchGroup
+from gfmpot.training.objective import Objective
 from gfmpot.training.parameters import is_matrix, is_shared
 
 Mode = Literal["ddp", "fsdp", "task"]
 Chosen = Callable[[str, nn.Parameter], bool]
-
-
-class Objective(nn.Module):
-    """Structures to sums of the loss: forces are computed inside ``forward``, as FSDP2 needs it.
-
-    An ``autograd.grad`` outside the root module's forward would run after its weights were freed or resharded.
-    """
-
-    def __init__(
-        self,
-        potential: Potential,
-        loss: LossConfig,
-        *,
-        bf16: bool,
-        network: Network | None = None,
-        differences: bool = False,
-    ) -> None:
-        super().__init__()
-        assert not (bf16 and differences), "in bf16 the differences drown in rounding"
-        self.potential, self.loss, self.bf16, self.network = potential, loss, bf16, network
-        self.differences = differences
-
-    def forward(self, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """The fields of :class:`~gfmpot.training.loss.LossSums`."""
-        if self.loss.energies_alone:
-            prediction = self._energies(graph)
-        elif self.differences:
-            sums = sums_by_differences(self.potential, graph, self.loss)
-            return sums.values, sums.counts, sums.errors, sums.labelled
-        else:
-            with self._dense(graph):
-                prediction = self.potential.labelled(graph, network=self.network)
-        sums = loss_sums(prediction, graph, self.loss, len(self.potential.branches))
-        return sums.values, sums.counts, sums.errors, sums.labelled
-
-    def _energies(self, graph: AtomGraph) -> Prediction:
-        """Without forces, which nothing is to be learnt from; by kernels where there are any."""
-        kernels = None if self.bf16 or self.network else self.potential.backbone.training_kernels()
-        evaluate = kernels.by_weights if kernels else None
-        with self._dense(graph):
-            return self.potential.labelled(graph, derivatives=False, network=self.network, evaluate=evaluate)
-
-    def _dense(self, graph: AtomGraph) -> AbstractContextManager[Any]:
-        return torch.autocast(graph.positions.device.type, torch.bfloat16) if self.bf16 else nullcontext()
 
 
 class Parallel(ABC):

@@ -20,7 +20,8 @@ from gfmpot.models.potential_config import PotentialConfig
 from gfmpot.ranks.launch import session
 from gfmpot.training.loss import LossConfig
 from gfmpot.training.mesh import BranchGroup, allocate_ranks
-from gfmpot.training.parallelize import Objective, Parallel, Replicated, Sharded, TaskParallel, local
+from gfmpot.training.objective import Objective
+from gfmpot.training.parallelize import Parallel, Replicated, Sharded, TaskParallel, local
 
 BRANCHES = 5
 LOSS = LossConfig(energy=1.0, forces=94.8, stress=10.0)

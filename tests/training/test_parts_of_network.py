@@ -16,8 +16,9 @@ from gfmpot.models.backbones.painn import PaiNNConfig
 from gfmpot.training.config import TrainConfig
 from gfmpot.training.corpus import BranchCorpus, BranchData
 from gfmpot.training.loss import LossConfig
+from gfmpot.training.objective import Objective
 from gfmpot.training.optim import OptimConfig, Optimizer
-from gfmpot.training.parallelize import Objective, OfLowRank, Parallel, Replicated
+from gfmpot.training.parallelize import OfLowRank, Parallel, Replicated
 from gfmpot.training.parameters import is_matrix, is_shared
 from gfmpot.training.trainer import Trainer
 
