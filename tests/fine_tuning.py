@@ -31,7 +31,7 @@ TASK = Task(
         Measure("forces_mae", "meV/Å", 1e3, "force MAE"),
     ),
     split=(0.6, 0.2, 0.2),
-    epochs=4,
+    epochs=12,
     batch=4,
     learning_rate=3e-3,
     backbone_learning_rate=1e-3,

@@ -174,7 +174,7 @@ def _settings(
     names = list(dict.fromkeys(name for some in given for name in some))
     base = {"precision": precision}
     return [
-        from_mapping(Setting, {**base, "strategy": name, "seed": seed, "train_size": size}, where="command line")
+        from_mapping(Setting, {**base, "strategy": name, "seed": seed, "train_size": size}, where="settings")
         for size in sizes or (None,)
         for name in names
         for seed in seeds or (0,)
@@ -214,7 +214,7 @@ def _run(
 
 def stoppable(work: Callable[[EndOfJob], T]) -> T:
     """What ``work`` returns; if a signal stops it, or training diverges, the program ends with a line that says so."""
-    from gfmpot.finetune.energies import Stopped
+    from gfmpot.finetune.stopped import Stopped
     from gfmpot.ranks.signals import EndOfJob
 
     try:
@@ -237,8 +237,8 @@ def _show(task: Task, examples: Examples, outcomes: Sequence[Outcome], folder: P
 
     page = write_report(task, examples, outcomes, folder)
     table(columns_of(task), [cells_of(task, row) for row in table_of(task, outcomes)], title=task.title)
-    best = outcomes[-1].folder / MODEL
+    best = min(outcomes, key=lambda outcome: outcome.facts["valid_loss"]).folder / MODEL
     use = f'GFMCalculator("{best}")'
     if task.target.kind != "energy":
         use = f'GFMPotential.predict_property(structures, "{best}")'
-    facts({"report": page, "model": best, "use it": use})
+    facts({"report": page, "model": best if len(outcomes) == 1 else f"{best} (lowest validation loss)", "use it": use})

@@ -11,9 +11,10 @@ from ase.data import atomic_numbers
 from torch import Tensor
 
 from gfmpot.data.sampler import SamplingConfig
-from gfmpot.finetune.energies import Stopped, prepare, train_config
+from gfmpot.finetune.energies import prepare, train_config
 from gfmpot.finetune.examples import Examples
 from gfmpot.finetune.setting import Setting
+from gfmpot.finetune.stopped import Stopped
 from gfmpot.finetune.task import Task
 from gfmpot.graph import AtomGraph
 from gfmpot.models import Potential

@@ -18,6 +18,7 @@ from gfmpot.data.sampler import BatchConfig
 from gfmpot.finetune.examples import Examples
 from gfmpot.finetune.groups import group_means, less_group_means
 from gfmpot.finetune.setting import Setting
+from gfmpot.finetune.stopped import Stopped
 from gfmpot.finetune.strategies import begun, closest_relative_energies
 from gfmpot.finetune.task import Task
 from gfmpot.models import BranchInfo, Potential, PotentialConfig, fingerprint
@@ -56,10 +57,6 @@ class Prepared:
     """How the potential began."""
 
 
-class Stopped(Exception):  # noqa: N818 (nothing is wrong)
-    """A signal, or the time limit, has ended a training; the same call goes on."""
-
-
 def train_energies(
     task: Task,
     setting: Setting,
@@ -83,6 +80,7 @@ def train_energies(
             raise Stopped(f"{folder}: stopped at {trainer.done:.0%}")
         facts = {
             **prepared.how,
+            "valid_loss": trainer.best_loss,
             "hours": trainer.hours,
             "steps": trainer.step,
             "train": prepared.corpus.info.n_structures,

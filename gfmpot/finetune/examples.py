@@ -95,6 +95,8 @@ def read_examples(
         log.warning("left out %s: %s", one.where, one.reason)
     values = np.array([_value(task, example, path) for example in examples])
     missing = np.flatnonzero(~np.isfinite(values))
+    if len(missing) == len(values):
+        raise ValueError(_nowhere(task, path, examples[0]))
     if len(missing):
         _refuse_unless(
             skip_unlabelled, f"{task.target.name} of {examples[missing[0]].key} is not finite", missing, values
@@ -198,6 +200,17 @@ def _comparable(groups: NDArray[np.str_], limit: int | None) -> tuple[Ints, int]
             f"{sizes.max()}{'' if limit is None else f', of which at most {limit} structures are to be used'}"
         )
     return np.flatnonzero(np.isin(codes, used)), int((sizes == 1).sum())
+
+
+def _nowhere(task: Task, path: Path, example: Example) -> str:
+    """That no structure has the target, and what to do."""
+    others = f"; the first has {', '.join(example.targets)}" if example.targets else ""
+    if task.target.kind != "energy" or task.target.name != ENERGY:
+        return f"{path}: no structure has a {task.target.name} that is a number{others}"
+    return (
+        f"{path}: no structure has an energy{others}. If labels have names of their own: "
+        "--reader energy_key=REF_energy --reader forces_key=REF_forces"
+    )
 
 
 def _value(task: Task, example: Example, path: Path) -> float:

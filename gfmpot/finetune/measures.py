@@ -22,7 +22,7 @@ def energy_measures(comparison: Comparison, codes: NDArray[np.int64] | None = No
     Returns:
         ``energy_mae``, ``energy_rmse``, ``energy_max`` (eV, of whole structures), ``energy_per_atom_mae``,
         ``energy_per_atom_rmse`` (eV/atom), ``forces_mae``, ``forces_rmse`` (eV/Å, of components), ``forces_norm_mae``
-        (eV/Å, of vectors), ``structures``.
+        (eV/Å, of vectors), ``stress_mae`` (eV/Å³, of components), ``structures``.
     """
     error = comparison.energy_predicted - comparison.energy
     if codes is not None:
@@ -33,6 +33,7 @@ def energy_measures(comparison: Comparison, codes: NDArray[np.int64] | None = No
         "forces_mae": _mean(np.abs(forces)),
         "forces_rmse": _mean(forces**2) ** 0.5,
         "forces_norm_mae": _mean(np.linalg.norm(forces, axis=1)),
+        "stress_mae": _mean(np.abs(comparison.stress_predicted - comparison.stress)),
         "structures": float(len(comparison)),
     }
     return {name: value for name, value in found.items() if np.isfinite(value)}

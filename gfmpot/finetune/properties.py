@@ -18,6 +18,7 @@ from gfmpot.finetune.strategies import require_known
 from gfmpot.finetune.task import Task
 from gfmpot.models import Potential, PropertyConfig, PropertyModel
 from gfmpot.models.property_config import Scaling
+from gfmpot.ranks.signals import EndOfJob
 from gfmpot.telemetry import read_records
 from gfmpot.training.optim import OptimConfig
 
@@ -32,12 +33,19 @@ def property_part(examples: Examples, side: SplitName, most: int | None = None) 
 
 
 def train_properties(
-    task: Task, setting: Setting, examples: Examples, model: Potential, folder: Path, device: torch.device
+    task: Task,
+    setting: Setting,
+    examples: Examples,
+    model: Potential,
+    folder: Path,
+    device: torch.device,
+    end: EndOfJob,
 ) -> tuple[PropertyModel, dict[str, Any]]:
     """A model that has learnt the training side, and how it came about; a run that was stopped goes on.
 
     Raises:
         ValueError: elements that the model has never seen, a strategy for energies, or a folder of another run.
+        Stopped: by a signal.
     """
     if setting.strategy not in ("scratch", "frozen", "unfrozen"):
         raise ValueError(
@@ -53,10 +61,13 @@ def train_properties(
         None if scratch else model, PropertyConfig.of(model), task.target, scaling, seed=setting.seed
     )
     data: dict[SplitName, PropertyData] = {"train": train, "valid": property_part(examples, "valid")}
-    trained = train_property(begun, data, settings_of(task, setting, len(train)), folder, device=device)
+    settings = settings_of(task, setting, len(train))
+    trained = train_property(begun, data, settings, folder, device=device, ending=lambda: end.requested)
     name = "random weights" if scratch else model.metadata.get("name", "a model")
-    records = [record for record in read_records(folder / "log.jsonl")[0] if record.get("kind") == "train"]
-    return trained, {"begun with": name, "hours": records[-1]["seconds"] / 3600, "train": len(train)}
+    records = read_records(folder / "log.jsonl")[0]
+    seconds = [record["seconds"] for record in records if record.get("kind") == "train"][-1]
+    best = min(record["loss"] for record in records if record.get("kind") == "valid")
+    return trained, {"begun with": name, "valid_loss": best, "hours": seconds / 3600, "train": len(train)}
 
 
 def settings_of(task: Task, setting: Setting, train: int) -> PropertySettings:

@@ -6,7 +6,7 @@ import copy
 import json
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,6 +22,7 @@ from gfmpot.finetune.property_data import Floats, Part, PropertyData
 from gfmpot.finetune.property_network import PropertyNetwork
 from gfmpot.finetune.property_progress import Show, progress_bar
 from gfmpot.finetune.property_settings import PropertySettings, losses
+from gfmpot.finetune.stopped import Stopped
 from gfmpot.finetune.temperature import fit_temperature
 from gfmpot.inference import PropertyPredictor
 from gfmpot.models import PropertyModel, fingerprint, save
@@ -41,6 +42,7 @@ def train_property(
     *,
     device: torch.device | None = None,
     progress: bool = True,
+    ending: Callable[[], bool] = lambda: False,
 ) -> PropertyModel:
     """Train a copy of ``model``; a run that was killed goes on where its last state was, to the identical result.
 
@@ -54,6 +56,7 @@ def train_property(
         folder: of the run; of a complete one, its model is returned.
         device: where to compute; where the model is if not given.
         progress: show a bar, on a terminal.
+        ending: asked after each step whether to stop, with a state to go on from.
 
     Returns:
         The trained model, of a class with calibrated probabilities, with a summary of its training in ``metadata``.
@@ -61,8 +64,9 @@ def train_property(
     Raises:
         ValueError: data that do not fit model or settings, or a folder of another run.
         FloatingPointError: the loss is not finite.
+        Stopped: ``ending`` has said so.
     """
-    return _Training(model, data, settings, folder, device or model.device).fit(progress=progress)
+    return _Training(model, data, settings, folder, device or model.device, ending).fit(progress=progress)
 
 
 def predict_values(model: PropertyModel, data: PropertyData, **options: Any) -> Floats:
@@ -121,9 +125,10 @@ class _Training:
         settings: PropertySettings,
         folder: Path,
         device: torch.device,
+        ending: Callable[[], bool],
     ) -> None:
         _check(model, data, settings)
-        self.settings, self.folder = settings, folder
+        self.settings, self.folder, self._ending = settings, folder, ending
         self.data = {str(split): data[split] for split in _SPLITS if split in data}
         self._identity = _identity(model, self.data, settings)
         self.model = copy.deepcopy(model).to(device, settings.dtype).eval()
@@ -166,9 +171,12 @@ class _Training:
                 now = time.perf_counter()
                 self._position.seconds, begun = self._position.seconds + now - begun, now
                 bar(self.done, self._note())
-                if time.monotonic() - saved > self.settings.checkpoint_seconds:
+                stop = self._ending()
+                if stop or time.monotonic() - saved > self.settings.checkpoint_seconds:
                     self._save()
                     saved = time.monotonic()
+                if stop:
+                    raise Stopped(f"{self.folder}: stopped at {self.done:.0%}")
             self._end_epoch(sinks)
         self._save()
 

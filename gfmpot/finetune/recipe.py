@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import runpy
+import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from gfmpot.config import did_you_mean, similar_name
@@ -34,13 +36,18 @@ def find_recipe(recipe: str | Path) -> Path:
 
 
 def load_task(recipe: str | Path) -> Task:
-    """The ``TASK`` of a recipe.
+    """The ``TASK`` of a recipe, called as its file.
 
     Raises:
-        ValueError: no such recipe, or a file that does not declare a task.
+        ValueError: no such recipe, or a file that does not declare a task, or has a mistake.
     """
     path = find_recipe(recipe)
-    found = runpy.run_path(str(path)).get("TASK")
+    try:
+        found = runpy.run_path(str(path)).get("TASK")
+    except Exception as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
+        where = f"{path}:{last.lineno}" if last.filename == str(path) else str(path)
+        raise ValueError(f"{where}: {type(error).__name__}: {error}") from error
     if not isinstance(found, Task):
         raise ValueError(f"{path}: expected TASK = Task(...), got {type(found).__name__}; see recipes/finetune_qm9.py")
-    return found
+    return replace(found, name=path.stem.removeprefix(PREFIX))

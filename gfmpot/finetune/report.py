@@ -121,7 +121,8 @@ def cells_of(task: Task, row: Row) -> list[str]:
 
 def _with_deviation(mean: float, deviation: float | None) -> str:
     text = f"{mean:.3g}" if abs(mean) < 1000 else f"{mean:.0f}"
-    return text if deviation is None else f"{text} ± {deviation:.2g}"
+    spread = "" if deviation is None else f" ± {deviation:.2g}" if deviation < 100 else f" ± {deviation:.0f}"
+    return text + spread
 
 
 def markdown(task: Task, sides: Mapping[str, int], rows: Sequence[Row], captions: Mapping[str, str]) -> str:
@@ -130,7 +131,8 @@ def markdown(task: Task, sides: Mapping[str, int], rows: Sequence[Row], captions
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
     lines += ["| " + " | ".join(cells_of(task, row)) + " |" for row in rows]
     counted = ", ".join(f"{count} {side}" for side, count in sides.items())
-    text = [f"# {task.title}", f"Errors on the test side; structures: {counted}.", "\n".join(lines)]
+    forces = " Those of forces are of components." if task.forces else ""
+    text = [f"# {task.title}", f"Errors on the test side; structures: {counted}.{forces}", "\n".join(lines)]
     text += [_of_paper(task.paper)] if task.paper else []
     text += ["\n".join(f"- {note}" for note in task.notes)] if task.notes else []
     text += [f"![{caption}]({figure})\n\n{caption}" for figure, caption in captions.items()]

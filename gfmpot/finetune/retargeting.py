@@ -38,6 +38,7 @@ def retargeted(task: Task, name: str, kind: str | None, unit: str | None, units:
     energies = kind == "energy"
     return replace(
         task,
+        name=task.name if own else f"{task.name}-{name}",
         target=target,
         measures=task.measures if own else usual_measures(target, forces=task.forces and energies),
         forces=task.forces and energies,

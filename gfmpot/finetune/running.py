@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +30,7 @@ from gfmpot.inference import Predictor
 from gfmpot.inference.comparison import Comparison, compare, element_energies
 from gfmpot.models import Potential, PropertyModel, fingerprint, save
 from gfmpot.ranks.signals import EndOfJob
+from gfmpot.training.position import changed_settings
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +80,7 @@ def run_task(
 
     Raises:
         ValueError: a folder of another run.
-        gfmpot.finetune.energies.Stopped: by a signal.
+        gfmpot.finetune.stopped.Stopped: by a signal.
     """
     for setting in settings:
         _check_size(task, examples, setting.train_size)
@@ -130,7 +130,7 @@ def _run(
         metrics, pairs = judge_potential(task, potential, examples, setting, device)
         trained = estimating(potential, examples, setting)
     else:
-        trained, facts = train_properties(task, setting, examples, model, folder, device)
+        trained, facts = train_properties(task, setting, examples, model, folder, device, end)
         metrics, pairs = judge_property(trained, examples, setting, device)
     about = {"name": f"{task.name}-{setting.strategy}", "description": f"{task.title}, by `gfmpot finetune`."}
     trained.metadata = {**trained.metadata, **about, "metrics": {"split": "test", task.name: metrics}}
@@ -201,21 +201,23 @@ def _pairs(task: Task, found: Comparison) -> dict[str, Floats]:
     }
 
 
-def _identity(task: Task, setting: Setting, examples: Examples, model: Potential) -> str:
-    """SHA-256 of all that a run depends on."""
-    parts = {"task": to_mapping(task), "setting": to_mapping(setting), "examples": examples.sha256}
-    text = json.dumps({**parts, "model": fingerprint(model)}, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
+def _identity(task: Task, setting: Setting, examples: Examples, model: Potential) -> dict[str, Any]:
+    """All that a run depends on, as plain types."""
+    parts = {"task": to_mapping(task), "setting": to_mapping(setting), "data": examples.sha256}
+    plain: dict[str, Any] = json.loads(json.dumps({**parts, "model": fingerprint(model)}, default=str))
+    return plain
 
 
-def _finished(folder: Path, identity: str, setting: Setting) -> Outcome | None:
+def _finished(folder: Path, identity: dict[str, Any], setting: Setting) -> Outcome | None:
     """A run that was done before."""
     file = folder / METRICS
     if not file.is_file():
         return None
     written = json.loads(file.read_text())
-    if written["identity"] != identity:
-        raise ValueError(f"{folder} is a run with other data, settings or another model; use another --folder")
+    if changed := changed_settings(written["identity"], identity):
+        raise ValueError(
+            f"{folder} is a run with other data, settings or another model ({'; '.join(changed)}); use another --folder"
+        )
     return Outcome(setting, folder, written["metrics"], written["facts"])
 
 

@@ -22,6 +22,9 @@ from gfmpot.training.beginning import fresh
 
 log = logging.getLogger(__name__)
 
+FAR_OFF = 0.2
+"""eV/atom, from which on labels are probably in other units, or of another kind than the model's energies."""
+
 JUDGED = 200
 """Training structures on which the branches of a model are compared."""
 
@@ -69,10 +72,16 @@ def begun(
     how: dict[str, object] = {"begun with": model.metadata.get("name", "a model")}
     if strategy == "keep":
         best = closest_branch(model, train)
-        log.info("closest branch: %s, %.1f meV/atom", best.name, 1e3 * best.energy_mae)
+        log.info("closest branch: %s, %.1f meV/atom on training structures", best.name, 1e3 * best.energy_mae)
+        if best.energy_mae > FAR_OFF:
+            log.warning(
+                "even the closest branch is off by %.0f meV/atom: are energies in eV and lengths in Å? If not, say so, "
+                "e.g. --reader energy_unit=Hartree; if they are, --strategy unfrozen may be better",
+                1e3 * best.energy_mae,
+            )
         info = dataclasses.replace(info, e0=best.e0, scale=model.branches[best.index].scale)
-        how |= {"branch": best.name, "energy_mae before": best.energy_mae}
-        how |= {} if math.isnan(best.forces_mae) else {"forces_mae before": best.forces_mae}
+        how |= {"branch": best.name, "energy_per_atom_mae before": best.energy_mae}
+        how |= {} if math.isnan(best.forces_mae) else {"forces_norm_mae before": best.forces_mae}
         potential = _with_backbone(fresh(config, [info], seed), model)
         for own, old in zip(potential.heads.parameters(), model.heads.parameters(), strict=True):
             own.data.copy_(old.detach()[best.index : best.index + 1])

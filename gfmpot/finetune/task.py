@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from gfmpot.models.target import Target
+from gfmpot.config import did_you_mean
+from gfmpot.models.target import Kind, Target
 
 Strategy = Literal["scratch", "frozen", "unfrozen", "keep", "lora"]
 
@@ -20,6 +21,19 @@ STRATEGIES: dict[Strategy, str] = {
 
 PAPER_STRATEGIES: tuple[Strategy, ...] = ("scratch", "frozen", "unfrozen")
 """What ``--strategy all`` compares (paper, section VII-D)."""
+
+
+_OF_ENERGIES = ("energy_mae", "energy_rmse", "energy_max", "energy_per_atom_mae", "energy_per_atom_rmse")
+_OF_FORCES = ("forces_mae", "forces_rmse", "forces_norm_mae", "stress_mae")
+_OF_NUMBERS = ("mae", "rmse", "max_error", "r2", "std")
+
+MEASURED: dict[Kind, tuple[str, ...]] = {
+    "energy": (*_OF_ENERGIES, *_OF_FORCES),
+    "extensive": _OF_NUMBERS,
+    "intensive": _OF_NUMBERS,
+    "class": ("roc_auc", "f1", "accuracy", "brier", "log_loss", "ece", "std"),
+}
+"""Errors by kind of target; ``std`` is that between the folds of :mod:`gfmpot.finetune.matbench`."""
 
 
 @dataclass(frozen=True)
@@ -123,6 +137,12 @@ class Task:
         return self.branch_name or self.name
 
     def __post_init__(self) -> None:
+        known = MEASURED[self.target.kind]
+        for measure in self.measures:
+            if measure.key not in known:
+                raise ValueError(f"{self.name}: no measure {measure.key!r}{did_you_mean(measure.key, known)}")
+        if self.strategy not in STRATEGIES:
+            raise ValueError(f"{self.name}: no strategy {self.strategy!r}{did_you_mean(self.strategy, STRATEGIES)}")
         if self.paper and any(len(row) != len(self.measures) for row in self.paper.results.values()):
             raise ValueError(f"{self.name}: expected {len(self.measures)} numbers of the paper for each strategy")
         if not isinstance(self.split, str) and min(self.split) <= 0:

@@ -87,12 +87,12 @@ def run(spec: TrialSpec, folder: Path, launch: Launch, device: torch.device) -> 
     part, end = (spec.fraction, spec.seed), Ending(folder / STOP)
     trainer = PartTrainer(config, Path(), folder / "run", *part, watch, launch, device)
     with trainer, end:
-        before = trainer.epoch
+        before, spent = trainer.epoch, time.process_time()
         complete = trainer.fit(deadline=_remaining(spec.minutes, trainer), end=end)
         stopped, signalled = any_rank(end.stopped, device), any_rank(end.signalled, device)
         if signalled and not (complete or stopped):
             return None
-        measured = _measured(trainer, before, folder, device)
+        measured = _measured(trainer, before, spent, folder, device)
     status: Status = "completed" if complete else "stopped" if stopped else "timeout"
     reasons = {"stopped": "by the stopper", "timeout": f"not done within {spec.minutes} minutes"}
     return replace(last_known(spec, folder, status, reasons.get(status, "")), **measured)
@@ -112,10 +112,13 @@ def failure(spec: TrialSpec, folder: Path, error: Exception) -> TrialResult:
     return last_known(spec, folder, "out_of_memory" if full else "failed", text[:500])
 
 
-def _measured(trainer: PartTrainer, before: float, folder: Path, device: torch.device) -> dict[str, Any]:
-    """Times, memory and energy; collective. ``before`` this process, so many epochs were done."""
+def _measured(trainer: PartTrainer, before: float, begun: float, folder: Path, device: torch.device) -> dict[str, Any]:
+    """Times, memory and energy; collective.
+
+    Before this process trained, so many epochs were done, and so many seconds of its processor time had gone by.
+    """
     own = [_peak_gib(), torch.cuda.max_memory_allocated(device) / GIB if device.type == "cuda" else 0.0]
-    peaks, spent = torch.tensor([*own, 0.0]), torch.tensor([time.process_time()])
+    peaks, spent = torch.tensor([*own, 0.0]), torch.tensor([time.process_time() - begun])
     if torch.distributed.is_initialized():
         peaks, spent = peaks.to(device), spent.to(device)
         torch.distributed.all_reduce(peaks, op=torch.distributed.ReduceOp.MAX)

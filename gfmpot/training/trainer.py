@@ -121,6 +121,11 @@ class Trainer:
         return min(1.0, self.epoch / self.config.epochs)
 
     @property
+    def best_loss(self) -> float:
+        """Lowest validation loss so far; infinite unless ``keep: best``."""
+        return self._optimizer.best_loss
+
+    @property
     def epoch(self) -> float:
         """Passes through what ``sampling`` draws."""
         return self._position.structures / int(self._draws.sum())
@@ -175,6 +180,8 @@ class Trainer:
             threads=self.config.reading.threads,
             kept=self.config.reading.kept_graphs,
         )
+        if self.config.keep == "best" and self.step == 0:
+            self._validate(sinks)  # what training begins with may be the best
         batches = loader.batches(self._position.stream)
         resources.callback(batches.close)  # type: ignore[attr-defined]
         with progress_bar(self.launch.is_main) as bar, self.timer("epoch"):
@@ -260,7 +267,7 @@ class Trainer:
                 sinks.write({"step": self.step, **record})
         for name, m in metrics.items():
             if self.launch.is_main:
-                forces = f"{1e3 * m['forces_mae']:.0f} meV/Å" if "forces_mae" in m else "no forces"
+                forces = f"{1e3 * m['forces_mae']:.0f} meV/Å (norm)" if "forces_mae" in m else "no forces"
                 log.info("step %d %s: %.1f meV/atom, %s", self.step, name, 1e3 * m.get("energy_mae", 0.0), forces)
 
     def save_state(self) -> None:

@@ -103,6 +103,21 @@ def test_a_target_that_is_not_finite(tmp_path: Path) -> None:
     assert found.left_out == {"without the target": 1}
 
 
+def test_labels_under_other_names(tmp_path: Path) -> None:
+    frames = metals(6)
+    for atoms in frames:
+        atoms.info["REF_energy"] = atoms.calc.results["energy"]
+        atoms.calc = None
+    path = written(tmp_path / "ref.xyz", frames)
+    with pytest.raises(
+        ValueError, match=r"no structure has an energy; the first has .*REF_energy"
+    ):
+        examples(path)
+    task = dataclasses.replace(TASK, forces=False)
+    found = read_examples(task, build_reader("structures", energy_key="REF_energy"), path)
+    assert np.isfinite(found.values).all()
+
+
 def test_structures_that_make_no_sense_are_left_out_and_counted(tmp_path: Path) -> None:
     frames = metals(20)
     frames[2].positions[1] = frames[2].positions[0]

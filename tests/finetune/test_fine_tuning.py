@@ -144,7 +144,7 @@ def test_done_runs_are_not_repeated_and_others_refused(
     again = run_task(TASK, data, [o.setting for o in outcomes], model, folder, device=CPU, told=told.append)
     assert not told
     assert [o.metrics for o in again] == [o.metrics for o in outcomes]
-    with pytest.raises(ValueError, match="is a run with other data, settings or another model; use another --folder"):
+    with pytest.raises(ValueError, match=r"is a run with other .* \(task.epochs: 12 → 1\); use another --folder"):
         run(dataclasses.replace(TASK, epochs=1), data, model, folder, "frozen")
 
 
@@ -168,6 +168,19 @@ def test_it_goes_on_after_a_kill(
     assert list((tmp_path / "runs" / "unfrozen-seed0" / "state").glob("step-*"))
     resumed = run(TASK, data, model, tmp_path / "runs", "unfrozen")[0]
     assert resumed.metrics == runs[1][2].metrics
+
+
+def test_training_never_ends_worse_than_it_began(data: Examples, model: Potential, tmp_path: Path) -> None:
+    """Labels that the branch knows, and a rate that spoils everything: the weights of the beginning are kept."""
+    graphs = [data.frames.graph(i, model.cutoff, 1) for i in range(len(data.frames))]
+    answers = [model(graph, head="all-emt") for graph in graphs]
+    energy = np.array([float(answer.energy) for answer in answers])
+    forces = np.concatenate([answer.forces.numpy() for answer in answers])
+    known = dataclasses.replace(data, frames=dataclasses.replace(data.frames, energy=energy, forces=forces))
+    wild = dataclasses.replace(TASK, epochs=1, learning_rate=0.1, backbone_learning_rate=0.1)
+    outcome = run(wild, known, model, tmp_path, "keep")[0]
+    assert outcome.metrics["energy_per_atom_mae"] < 1e-3
+    assert outcome.facts["valid_loss"] < 1e-2
 
 
 def test_reports(runs: tuple[Path, list[Outcome]], data: Examples) -> None:

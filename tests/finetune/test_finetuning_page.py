@@ -140,3 +140,23 @@ def test_add_branch_refuses_names_that_are_taken(small: tuple[Path, Path]) -> No
     result = CliRunner().invoke(app, ["add-branch", "mine.extxyz", "--name", "a", "-o", "a.pt"])
     assert result.exit_code == 2
     assert "ends in .safetensors" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("batch=16", "batchsize=16", "unexpected keyword argument 'batchsize'"),
+        ('strategy="keep"', 'strategy="keeps"', "no strategy 'keeps'; did you mean 'keep'?"),
+        ('"forces_mae"', '"force_mae"', "no measure 'force_mae'; did you mean 'forces_mae'?"),
+        ("split=(0.8, 0.1, 0.1),", "split=(0.8, 0.1, 0.1)", "SyntaxError"),
+    ],
+)
+def test_mistakes_in_a_recipe_get_one_line(small: tuple[Path, Path], old: str, new: str, message: str) -> None:
+    text = (DOCS.parent / "recipes" / "finetune_custom.py").read_text()
+    assert old in text
+    Path("finetune_mine.py").write_text(text.replace(old, new))
+    result = CliRunner().invoke(app, ["finetune", "finetune_mine.py", "--data", "mine.extxyz"])
+    assert result.exit_code == 2
+    shown = " ".join(result.stderr.split())
+    assert message in shown
+    assert "finetune_mine.py" in shown

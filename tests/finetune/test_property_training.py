@@ -22,6 +22,7 @@ from gfmpot.finetune.property_data import GraphBatches, PropertyData
 from gfmpot.finetune.property_progress import learning_curve
 from gfmpot.finetune.property_settings import PropertySettings, losses
 from gfmpot.finetune.property_training import evaluate_property, predict_values, train_property
+from gfmpot.finetune.stopped import Stopped
 from gfmpot.finetune.temperature import fit_temperature
 from gfmpot.models import PropertyConfig, PropertyModel, Scaling, Target, fingerprint, load_property
 from gfmpot.models.backbones.painn import PaiNN
@@ -95,6 +96,20 @@ def test_it_goes_on_after_a_kill(frozen: bool, tmp_path: Path) -> None:
     assert learning_curve(tmp_path / "killed") == learning_curve(tmp_path / "whole")
     starts = [r["step"] for r in read_records(tmp_path / "killed" / "log.jsonl")[0] if r["kind"] == "start"]
     assert starts == [0, 5]
+
+
+def test_it_stops_when_it_is_told_to(tmp_path: Path) -> None:
+    """As a signal of the scheduler does; the same call goes on."""
+    asked: list[int] = []
+
+    def ending() -> bool:
+        asked.append(1)
+        return len(asked) == 3
+
+    with pytest.raises(Stopped, match="stopped at"):
+        train_property(begun(), splits(), settings(), tmp_path / "stopped", ending=ending)
+    assert not (tmp_path / "stopped" / "model.safetensors").exists()
+    assert fingerprint(train(tmp_path / "stopped")) == fingerprint(train(tmp_path / "whole"))
 
 
 def test_a_complete_run_is_returned_as_it_is(tmp_path: Path) -> None:

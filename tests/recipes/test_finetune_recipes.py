@@ -124,7 +124,7 @@ def test_a_recipe_runs(name: str, model: Path, tmp_path: Path) -> None:
     assert all(note in page for note in task.notes)
     assert (tmp_path / "run" / "parity.png").stat().st_size > 5000
     assert task.title in shown
-    check_saved(task, tmp_path / "run" / "unfrozen-seed0" / "model.safetensors")
+    check_saved(task, tmp_path / "run" / "keep-seed0" / "model.safetensors")
 
 
 def check_saved(task: Task, path: Path) -> None:
@@ -145,7 +145,7 @@ def test_stresses_are_learnt_where_they_are(model: Path, tmp_path: Path) -> None
         folder.mkdir()
         data = custom(folder, stress=stress)
         run("finetune", "custom", "--data", data, "--epochs", 1, "--model", model, "--folder", folder / "run")
-        records = map(json.loads, (folder / "run" / "unfrozen-seed0" / "log.jsonl").read_text().splitlines())
+        records = map(json.loads, (folder / "run" / "keep-seed0" / "log.jsonl").read_text().splitlines())
         losses[stress] = [r["branches"]["custom"] for r in records if r.get("kind") == "valid"][-1]
     assert losses[True]["stress_mae"] > 0
     assert "stress_mae" not in losses[False]
