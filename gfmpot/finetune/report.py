@@ -67,7 +67,7 @@ def write_report(task: Task, examples: Examples, outcomes: Sequence[Outcome], fo
         (folder / f"{picture.name}.png").write_bytes(picture.png)
         captions[f"{picture.name}.png"] = picture.caption
     page = folder / "results.md"
-    page.write_text(markdown(task, sides, rows, captions))
+    page.write_text(markdown(task, sides, rows, captions, examples.left_out))
     return page
 
 
@@ -125,7 +125,13 @@ def _with_deviation(mean: float, deviation: float | None) -> str:
     return text + spread
 
 
-def markdown(task: Task, sides: Mapping[str, int], rows: Sequence[Row], captions: Mapping[str, str]) -> str:
+def markdown(
+    task: Task,
+    sides: Mapping[str, int],
+    rows: Sequence[Row],
+    captions: Mapping[str, str],
+    left_out: Mapping[str, int],
+) -> str:
     """The page; ``captions`` are those of figures, by the names of their files."""
     columns = columns_of(task)
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
@@ -133,6 +139,7 @@ def markdown(task: Task, sides: Mapping[str, int], rows: Sequence[Row], captions
     counted = ", ".join(f"{count} {side}" for side, count in sides.items())
     forces = " Those of forces are of components." if task.forces else ""
     text = [f"# {task.title}", f"Errors on the test side; structures: {counted}.{forces}", "\n".join(lines)]
+    text += [f"Left out: {', '.join(f'{n} ({why})' for why, n in left_out.items())}."] if left_out else []
     text += [_of_paper(task.paper)] if task.paper else []
     text += ["\n".join(f"- {note}" for note in task.notes)] if task.notes else []
     text += [f"![{caption}]({figure})\n\n{caption}" for figure, caption in captions.items()]

@@ -75,7 +75,10 @@ def _parity(task: Task, runs: Sequence[Outcome]) -> Picture:
                 axis.set(xlabel=f"reference ({unit})", ylabel=f"predicted ({unit})")
             named = quantity if quantity != "value" else task.target.name.replace("_", " ")
             axis.set_title(f"{run.setting.family}: {named}")
-    return picture("parity", f"Predictions over labels of the test side{_zero(task)}.", figure)
+    caption = f"Predictions over labels of the test side{_zero(task)}; of several seeds, the first."
+    if task.target.is_class:
+        caption = "How often it is true, over its probability, on the test side; of several seeds, the first."
+    return picture("parity", caption, figure)
 
 
 def _unit(task: Task, quantity: str) -> str:
