@@ -109,9 +109,7 @@ def test_labels_under_other_names(tmp_path: Path) -> None:
         atoms.info["REF_energy"] = atoms.calc.results["energy"]
         atoms.calc = None
     path = written(tmp_path / "ref.xyz", frames)
-    with pytest.raises(
-        ValueError, match=r"no structure has an energy; the first has .*REF_energy"
-    ):
+    with pytest.raises(ValueError, match=r"no structure has an energy; the first has .*REF_energy"):
         examples(path)
     task = dataclasses.replace(TASK, forces=False)
     found = read_examples(task, build_reader("structures", energy_key="REF_energy"), path)

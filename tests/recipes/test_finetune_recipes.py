@@ -124,7 +124,7 @@ def test_a_recipe_runs(name: str, model: Path, tmp_path: Path) -> None:
     assert all(note in page for note in task.notes)
     assert (tmp_path / "run" / "parity.png").stat().st_size > 5000
     assert task.title in shown
-    check_saved(task, tmp_path / "run" / "keep-seed0" / "model.safetensors")
+    check_saved(task, tmp_path / "run" / "unfrozen-seed0" / "model.safetensors")
 
 
 def check_saved(task: Task, path: Path) -> None:
