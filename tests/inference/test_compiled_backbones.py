@@ -131,6 +131,10 @@ def uncompilable(self: SchNet, initial: Tensor, vectors: Tensor, graph: AtomGrap
     return initial
 
 
+def missing_compiler() -> str:
+    raise RuntimeError("no C++ compiler")
+
+
 @pytest.mark.parametrize("fault", ["network", "compiler"])
 def test_what_cannot_be_compiled_is_said_once(fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """By a calculator, whose numbers are right before and after."""
@@ -138,7 +142,7 @@ def test_what_cannot_be_compiled_is_said_once(fault: str, monkeypatch: pytest.Mo
     if fault == "network":
         monkeypatch.setattr(SchNet, "forward", uncompilable)
     else:
-        monkeypatch.setattr("torch._inductor.config.cpp.cxx", ("no-such-compiler",))
+        monkeypatch.setattr("torch._inductor.cpp_builder.get_cpp_compiler", missing_compiler)
     atoms, *others = [atoms for atoms in structures() if len(atoms) > 1]
     atoms.calc = GFMCalculator(potential, precision="fp64", compile=True)
     with pytest.warns(RuntimeWarning, match="compiled evaluation is not used: ") as caught:
