@@ -187,8 +187,7 @@ def closest_relative_energies(model: Potential, frames: FrameSet, codes: Ints) -
 
 def _with_backbone(potential: Potential, model: Potential) -> Potential:
     """With the backbone and the embedding of the model."""
-    potential.backbone.load_state_dict(model.backbone.state_dict())
-    potential.embedding.load_state_dict(model.embedding.state_dict())
+    potential.take_trunk(model)
     return potential.to(model.dtype)
 
 

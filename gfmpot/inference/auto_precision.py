@@ -21,8 +21,9 @@ import numpy as np
 
 from gfmpot.config import did_you_mean, from_mapping
 from gfmpot.graph import AtomGraph, InvalidStructureError
+from gfmpot.inference.batches import ran_out_of_memory
 from gfmpot.inference.precision import Precision
-from gfmpot.inference.predictor import Predictor, Results, ran_out_of_memory
+from gfmpot.inference.predictor import Predictor, Results
 from gfmpot.models import Potential
 
 SAMPLE = 8

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, Literal
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from gfmpot.config import did_you_mean
 from gfmpot.graph import AtomGraph, BatchBudget, InvalidStructureError
+from gfmpot.inference.batches import InBatches
 from gfmpot.inference.paths import Compile, Path, Paths
 from gfmpot.inference.precision import dense_layers_in, network_dtype
 from gfmpot.models import Potential, Prediction, load
@@ -34,7 +34,7 @@ FAR = 1.2
 _FAR_OUT = "the structure is far from anything the model knows (contacts, density, charge?)"
 
 
-class Predictor:
+class Predictor(InBatches[Results]):
     """A potential made ready to answer; its weights are not to be changed afterwards, of which copies are in use.
 
     Args:
@@ -104,33 +104,6 @@ class Predictor:
     def path(self) -> Path:
         """How the network is evaluated now: ``"kernels"``, ``"compiled"``, or ``"plain"``, by PyTorch's operations."""
         return self._paths.name
-
-    def __call__(self, graph: AtomGraph) -> list[Results]:
-        """Results of each structure in one batch, which is halved where memory does not suffice.
-
-        Raises:
-            InvalidStructureError: an answer that is not finite.
-            MemoryError: one structure that does not fit by itself.
-        """
-        try:
-            return self._results(graph)
-        except RuntimeError as error:
-            if not ran_out_of_memory(error):
-                raise
-            if graph.n_structures == 1:
-                raise MemoryError(
-                    f"{graph.n_atoms} atoms and {graph.n_edges} edges do not fit into the memory of {self.device}: "
-                    "use a lower precision, another device, or a smaller structure"
-                ) from error
-        edges, middle = min(self.budget.max_edges, graph.n_edges // 2), graph.n_structures // 2
-        self.budget = dataclasses.replace(self.budget, max_edges=max(1, edges))
-        return self(graph.part(0, middle)) + self(graph.part(middle, graph.n_structures))
-
-    def many(self, graphs: Iterable[AtomGraph]) -> Iterator[Results]:
-        """Results of each structure, evaluated in batches within the budget, in order; errors as for one batch."""
-        for batch in self.budget.pack(graphs):
-            for part in self.budget.pack(batch):  # by a budget that may have shrunk meanwhile
-                yield from self(AtomGraph.batch(part))
 
     def _results(self, graph: AtomGraph) -> list[Results]:
         self._paths.prepare(graph, self._predict)
@@ -282,11 +255,6 @@ def _structure_results(fields: dict[str, Any], names: list[str], i: int, atoms: 
     results["branch_weights"] = {n: float(w) for n, w in zip(names, weights, strict=True)}
     results["energy_std"] = float(fields["energy_std"][i])
     return results
-
-
-def ran_out_of_memory(error: RuntimeError) -> bool:
-    """Whether a smaller batch may succeed; also on a CPU, whose allocator has no error of its own."""
-    return isinstance(error, torch.OutOfMemoryError) or "DefaultCPUAllocator" in str(error)
 
 
 def _warn_of_cap(max_neighbours: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,8 +10,9 @@ from typing import TYPE_CHECKING
 import torch
 
 from gfmpot.graph import AtomGraph, BatchBudget, InvalidStructureError, graph_from_atoms
+from gfmpot.inference.batches import InBatches
 from gfmpot.inference.precision import dense_layers_in, network_dtype
-from gfmpot.inference.predictor import ran_out_of_memory, usable_device
+from gfmpot.inference.predictor import usable_device
 from gfmpot.models import PropertyModel, Target, load_property
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ Answer = dict[str, float | str]
 """``{"band_gap": 1.2, "unit": "eV"}``; of classes the probability alone, ``{"is_metal": 0.93}``."""
 
 
-class PropertyPredictor:
+class PropertyPredictor(InBatches[float]):
     """A property model made ready to answer; its weights are not to be changed afterwards, of which copies are in use.
 
     Args:
@@ -64,34 +64,6 @@ class PropertyPredictor:
         """What is predicted."""
         return self.model.target
 
-    def __call__(self, graph: AtomGraph) -> list[float]:
-        """The property of each structure in one batch, which is halved where memory does not suffice.
-
-        Raises:
-            UnsupportedElementsError: elements that the model was not trained on.
-            InvalidStructureError: an answer that is not finite.
-            MemoryError: one structure that does not fit by itself.
-        """
-        try:
-            return self._values(graph)
-        except RuntimeError as error:
-            if not ran_out_of_memory(error):
-                raise
-            if graph.n_structures == 1:
-                raise MemoryError(
-                    f"{graph.n_atoms} atoms and {graph.n_edges} edges do not fit into the memory of {self.device}: "
-                    "use a lower precision, another device, or a smaller structure"
-                ) from error
-        edges, middle = min(self.budget.max_edges, graph.n_edges // 2), graph.n_structures // 2
-        self.budget = dataclasses.replace(self.budget, max_edges=max(1, edges))
-        return self(graph.part(0, middle)) + self(graph.part(middle, graph.n_structures))
-
-    def many(self, graphs: Iterable[AtomGraph]) -> Iterator[float]:
-        """The property of each structure, evaluated in batches within the budget, in order; errors as for one batch."""
-        for batch in self.budget.pack(graphs):
-            for part in self.budget.pack(batch):  # by a budget that may have shrunk meanwhile
-                yield from self(AtomGraph.batch(part))
-
     def evaluate_many(self, structures: Iterable[Atoms]) -> list[Answer]:
         """Answers for many structures, evaluated in batches.
 
@@ -106,7 +78,7 @@ class PropertyPredictor:
         return named if self.target.is_class else {**named, "unit": self.target.unit}
 
     @torch.no_grad()
-    def _values(self, graph: AtomGraph) -> list[float]:
+    def _results(self, graph: AtomGraph) -> list[float]:
         with dense_layers_in(self.precision):
             values = self.model(
                 graph.to(self.device), evaluate=self._evaluate, allow_unsupported=self.allow_unsupported

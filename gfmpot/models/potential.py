@@ -6,29 +6,29 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from gfmpot.config import did_you_mean
 from gfmpot.graph import AtomGraph, edge_vectors, sum_per_structure
 from gfmpot.graph.ops import forces_from_edge_gradients, stress_from_edge_gradients
 from gfmpot.graph.sparse import gradients_of, want_weights_only
 from gfmpot.models.answering import Answering
-from gfmpot.models.backbone import Evaluator, build_backbone
+from gfmpot.models.backbone import Evaluator
 from gfmpot.models.branch_weights import BranchWeightMLP, masked_softmax
 from gfmpot.models.branches import BranchHeads, BranchInfo
-from gfmpot.models.conditioning import AtomEmbedding
 from gfmpot.models.error_estimate import ErrorEstimate
 from gfmpot.models.potential_config import PotentialConfig
 from gfmpot.models.prediction import Prediction
 from gfmpot.models.references import References
 from gfmpot.models.repulsion import ScreenedRepulsion
+from gfmpot.models.trunk import Trunk
 
 Spread = Literal["none", "energy", "forces"]
 Network = Callable[[Tensor, AtomGraph], Tensor]
 Joint = Callable[[Tensor, Tensor, AtomGraph, Tensor], tuple[Tensor, Tensor, Tensor]]
 
 
-class Potential(nn.Module):
+class Potential(Trunk):
     """A shared backbone, one branch per dataset, and the network that blends them by composition.
 
     Args:
@@ -45,33 +45,16 @@ class Potential(nn.Module):
         e0_blend: Mapping[str, float] | None = None,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
-        super().__init__()
         _check_names(branches)
+        super().__init__(config.backbone)
         self.config, self.branches = config, tuple(branches)
         self.e0_blend, self.metadata = dict(e0_blend or {}), dict(metadata or {})
-        self.backbone = build_backbone(config.backbone)
-        self.embedding = AtomEmbedding(self.backbone.hidden_features)
         self.heads = BranchHeads(len(branches), self.backbone.out_features, config.head)
         self.weights = BranchWeightMLP(len(branches), config.weight_hidden)
         self.references = References(branches, self.e0_blend)
         self.repulsion = ScreenedRepulsion(config.backbone.cutoff) if config.repulsion == "zbl" else None
         width, features = config.error_hidden, self.backbone.out_features
         self.errors = None if width is None else ErrorEstimate(features, len(branches), width)
-
-    @property
-    def cutoff(self) -> float:
-        """Å."""
-        return self.config.backbone.cutoff
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the network; geometry and sums of energies are float64 always."""
-        return self.embedding.elements.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.embedding.elements.weight.device
 
     @property
     def branch_names(self) -> list[str]:

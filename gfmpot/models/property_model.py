@@ -8,20 +8,21 @@ from typing import Any
 
 import torch
 from ase.data import atomic_numbers, chemical_symbols
-from torch import Tensor, nn
+from torch import Tensor
 
 from gfmpot.graph import UNSPECIFIED_SPIN, AtomGraph, edge_vectors
-from gfmpot.models.backbone import Evaluator, build_backbone
-from gfmpot.models.conditioning import N_ELEMENTS, AtomEmbedding
+from gfmpot.models.backbone import Evaluator
+from gfmpot.models.conditioning import N_ELEMENTS
 from gfmpot.models.constants import Constants
 from gfmpot.models.potential import Potential
 from gfmpot.models.property_config import PropertyConfig, Scaling
 from gfmpot.models.property_head import Features, PropertyHead
 from gfmpot.models.references import UnsupportedElementsError
 from gfmpot.models.target import Target
+from gfmpot.models.trunk import Trunk
 
 
-class PropertyModel(nn.Module):
+class PropertyModel(Trunk):
     """Structures to one number each: a property, or the probability of a class.
 
     A neutral singlet is to it what a structure of unstated multiplicity is, so that answers for molecules do not depend
@@ -40,13 +41,11 @@ class PropertyModel(nn.Module):
     def __init__(
         self, config: PropertyConfig, target: Target, scaling: Scaling, metadata: Mapping[str, Any] | None = None
     ) -> None:
-        super().__init__()
         if target.kind == "energy":
             raise ValueError(f"target {target.name} is an energy, which has forces: train a Potential on it")
+        super().__init__(config.backbone)
         self.config, self.target, self.scaling = config, target, scaling
         self.metadata = dict(metadata or {})
-        self.backbone = build_backbone(config.backbone)
-        self.embedding = AtomEmbedding(self.backbone.hidden_features)
         pooling = "sum" if target.kind == "extensive" else target.pooling
         self.head = PropertyHead(self.backbone.out_features, config.head_layers, config.head_width, pooling)
         self.elements = _Elements(scaling)
@@ -79,24 +78,8 @@ class PropertyModel(nn.Module):
                 "PropertyConfig.of(potential)"
             )
         model.to(potential.device, potential.dtype)
-        model.backbone.load_state_dict(potential.backbone.state_dict())
-        model.embedding.load_state_dict(potential.embedding.state_dict())
+        model.take_trunk(potential)
         return model
-
-    @property
-    def cutoff(self) -> float:
-        """Å."""
-        return self.config.backbone.cutoff
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Precision of the network; geometry and sums are float64 always."""
-        return self.embedding.elements.weight.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return self.embedding.elements.weight.device
 
     def forward(
         self, graph: AtomGraph, *, evaluate: Evaluator | None = None, allow_unsupported: bool = False
