@@ -6,25 +6,18 @@ table (``gfmpot finetune abx3 --data nothing`` says where to get them).
 
 from __future__ import annotations
 
-from gfmpot.finetune.task import Measure, Paper, Task
-from gfmpot.models import Target
+from dataclasses import replace
 
-TASK = Task(
+from gfmpot.finetune.task import Paper
+from gfmpot.recipes._formation import FORMATION, FROM_ELEMENTS
+
+TASK = replace(
+    FORMATION,
     name="abx3",
     title="ABX3, formation energies of perovskites",
-    reader="cif_table",
-    target=Target("formation_energy", "eV/atom", "energy"),
     branch_name="abx3-formation-pbe-u",
     theory="PBE/PBE+U, Materials Project (VASP); formation energy from the elements",
-    licence="CC-BY-4.0",
     citation="Chenebuah et al., Mater. Today Commun. 27, 102462 (2021); Jain et al., APL Mater. 1, 011002 (2013)",
-    measures=(
-        Measure("energy_per_atom_mae", "meV/atom", 1e3, "MAE"),
-        Measure("energy_per_atom_rmse", "meV/atom", 1e3, "RMSE"),
-    ),
-    split=(0.7, 0.15, 0.15),
-    epochs=100,
-    batch=32,
     paper=Paper(
         "Table XII",
         {"scratch": (444, None), "unfrozen": (341, None)},
@@ -33,7 +26,7 @@ TASK = Task(
     ),
     notes=(
         "Compounds are split one by one, as in the paper: polymorphs of a formula may be on different sides.",
-        "Formation energies contain those of the elements: the model gives energies from the elements, not total ones.",
+        FROM_ELEMENTS,
         "Many of these compounds are in sets of the Materials Project that a model may have been pretrained on.",
     ),
 )

@@ -6,25 +6,18 @@
 
 from __future__ import annotations
 
-from gfmpot.finetune.task import Measure, Paper, Task
-from gfmpot.models import Target
+from dataclasses import replace
 
-TASK = Task(
+from gfmpot.finetune.task import Paper
+from gfmpot.recipes._formation import FORMATION, FROM_ELEMENTS
+
+TASK = replace(
+    FORMATION,
     name="oqmd",
     title="OQMD, formation energies of perovskites",
-    reader="cif_table",
-    target=Target("formation_energy", "eV/atom", "energy"),
     branch_name="oqmd-formation-pbe",
     theory="PBE, OQMD settings (VASP); formation energy from the elements",
-    licence="CC-BY-4.0",
     citation="Saal et al., JOM 65, 1501 (2013); Kirklin et al., npj Comput. Mater. 1, 15010 (2015)",
-    measures=(
-        Measure("energy_per_atom_mae", "meV/atom", 1e3, "MAE"),
-        Measure("energy_per_atom_rmse", "meV/atom", 1e3, "RMSE"),
-    ),
-    split=(0.7, 0.15, 0.15),
-    epochs=100,
-    batch=32,
     paper=Paper(
         "Table XII",
         {"scratch": (596, None), "unfrozen": (245, None)},
@@ -33,7 +26,7 @@ TASK = Task(
     ),
     notes=(
         "Compounds are split one by one, as in the paper: ABX3 and BAX3 may be on different sides.",
-        "Formation energies contain those of the elements: the model gives energies from the elements, not total ones.",
+        FROM_ELEMENTS,
     ),
 )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -60,9 +59,10 @@ def add_branch(
     from gfmpot.cli.pretrain import show_log
 
     show_log()
-    logging.getLogger("gfmpot.training.trainer").setLevel(logging.INFO)
     with clean_errors():
-        from gfmpot.cli.finetune import read
+        from gfmpot.cli.finetune_setup import read
+        from gfmpot.cli.output import check_checkpoint
+        from gfmpot.finetune.adding import check_name
         from gfmpot.finetune.reader import build_reader
         from gfmpot.finetune.recipe import load_task
         from gfmpot.finetune.setting import Setting
@@ -71,12 +71,12 @@ def add_branch(
 
         if not 0 < share < 1:
             raise ValueError(f"--share must be between 0 and 1, got {share}")
-        target = _target(out, model, name)
+        target = out or Path(f"{Path(model).stem}+{name}.safetensors")
+        check_checkpoint(target)
         task = replace(load_task(recipe), branch_name=name, theory=theory)
         task = replace(task, epochs=epochs or task.epochs, batch=batch or task.batch)
         potential = load(model)
-        if name in potential.branch_names:
-            raise ValueError(f"the model has a branch {name!r} already; give another --name")
+        check_name(potential, name)
         examples = read(task, build_reader(task.reader), data, limit, skip_unlabelled=False)
         own, place = folder or Path("runs") / f"add-{name}", usable_device(device)
         if replay is None:
@@ -87,20 +87,10 @@ def add_branch(
         facts({"model": target, "use it": f'GFMCalculator("{target}", head="{name}")'})
 
 
-def _target(out: Path | None, model: str, name: str) -> Path:
-    from gfmpot.cli.output import check_folder
-
-    path = out or Path(f"{Path(model).stem}+{name}.safetensors")
-    if path.suffix != ".safetensors":
-        raise ValueError(f"--out {path}: the name of a checkpoint ends in .safetensors")
-    check_folder(path)
-    return path
-
-
 def _frozen(
     task: Task, setting: Setting, examples: Examples, model: Potential, folder: Path, device: torch.device
 ) -> Potential:
-    from gfmpot.cli.finetune import stoppable
+    from gfmpot.cli.finetune_setup import stoppable
     from gfmpot.finetune.adding import ALIGNED, with_branch
     from gfmpot.finetune.running import MODEL, run_task
     from gfmpot.models import load
@@ -124,7 +114,7 @@ def _replayed(
     stores: Path | None,
     share: float,
 ) -> Potential:
-    from gfmpot.cli.finetune import stoppable
+    from gfmpot.cli.finetune_setup import stoppable
     from gfmpot.cli.train_branch_weights import corpora_of
     from gfmpot.config import from_yaml
     from gfmpot.finetune.adding import trained_beside

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
+from gfmpot.atomic import atomic
 from gfmpot.cli import options, output
 from gfmpot.cli.console import clean_errors, console, note, report
 from gfmpot.cli.structures import Failure, Frame, read_all
@@ -83,6 +84,6 @@ def _publish(certificate: Certificate, out: list[Path]) -> None:
     console().print(certificate.table(), markup=False, soft_wrap=True)
     written: dict[str, Any] = {".json": certificate.to_json, ".md": certificate.markdown}
     for path in out:
-        with output.atomic(path) as partial:
+        with atomic(path) as partial:
             partial.write_text(written[path.suffix]())
         note(f"wrote {path}")

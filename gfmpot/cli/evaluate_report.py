@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from gfmpot import __version__
-from gfmpot.cli import output
+from gfmpot.atomic import atomic
 from gfmpot.cli.console import note, table
 from gfmpot.cli.evaluate_data import BLEND, Part
 from gfmpot.cli.structures import Failure
@@ -73,7 +73,7 @@ def write(path: Path, rows: Sequence[Row], model: str, precision: str) -> None:
     """All numbers as JSON."""
     file = find(model)
     about = {"gfmpot": __version__, "model": str(file), "sha256": fingerprint(file), "precision": precision}
-    with output.atomic(path) as partial:
+    with atomic(path) as partial:
         partial.write_text(json.dumps({**about, "data": rows}, indent=1) + "\n")
     note(f"wrote {path}")
 

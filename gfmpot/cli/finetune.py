@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from gfmpot.cli.console import INCOMPLETE, clean_errors, facts, note, table
+from gfmpot.cli.console import clean_errors, facts, note, table
+from gfmpot.cli.finetune_setup import given_ones, numbers, read, stoppable, strategy_names
 from gfmpot.cli.options import Device, Model
 
 if TYPE_CHECKING:
     from gfmpot.finetune.examples import Examples
-    from gfmpot.finetune.reader import Reader
     from gfmpot.finetune.running import Outcome
     from gfmpot.finetune.setting import Setting
     from gfmpot.finetune.task import Task
-    from gfmpot.ranks.signals import EndOfJob
-
-T = TypeVar("T")
 
 OF_RECIPE = "the recipe's"
 
@@ -105,16 +102,16 @@ def finetune(
         from gfmpot.finetune.reader import build_reader
         from gfmpot.finetune.recipe import load_task
 
-        sides = split if split == "published" else _numbers("--split", split, float)
-        changes = _given(epochs=epochs, batch=batch, learning_rate=learning_rate, split=sides)
-        task = replace(load_task(recipe), **changes, **_given(backbone_learning_rate=backbone_learning_rate))
+        sides = split if split == "published" else numbers("--split", split, float)
+        changes = given_ones(epochs=epochs, batch=batch, learning_rate=learning_rate, split=sides)
+        task = replace(load_task(recipe), **changes, **given_ones(backbone_learning_rate=backbone_learning_rate))
         reader = build_reader(task.reader, **_options(reader_options or []))
         task = task if target is None else _with_target(task, target, reader.units(data))
         settings = _settings(
             strategy or task.strategy,
             precision,
-            _numbers("--seeds", seeds, int),
-            _numbers("--train-sizes", train_sizes, int),
+            numbers("--seeds", seeds, int),
+            numbers("--train-sizes", train_sizes, int),
         )
         target_folder = folder or Path("runs") / f"finetune-{task.name}"
         examples = read(task, reader, data, limit, skip_unlabelled=skip_unlabelled)
@@ -127,22 +124,6 @@ def run_recipe(file: str) -> None:
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
     app.command(context_settings={"help_option_names": ["-h", "--help"]})(finetune)
     app(args=[file, *sys.argv[1:]], prog_name=Path(file).name)
-
-
-def _given(**values: Any) -> dict[str, Any]:
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _numbers(name: str, text: str | None, kind: type) -> tuple[Any, ...] | None:
-    if text is None:
-        return None
-    try:
-        found = tuple(kind(part) for part in text.split(","))
-    except ValueError:
-        raise ValueError(f"{name}: expected numbers with commas, got {text!r}") from None
-    if name == "--split" and len(found) != 3:
-        raise ValueError(f"{name}: expected three numbers, of training, validation and test, got {text!r}")
-    return found
 
 
 def _options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -168,35 +149,14 @@ def _settings(
 ) -> list[Setting]:
     from gfmpot.config import from_mapping
     from gfmpot.finetune.setting import Setting
-    from gfmpot.finetune.task import PAPER_STRATEGIES
 
-    given = [PAPER_STRATEGIES if name == "all" else (name,) for name in strategies.split(",")]
-    names = list(dict.fromkeys(name for some in given for name in some))
     base = {"precision": precision}
     return [
         from_mapping(Setting, {**base, "strategy": name, "seed": seed, "train_size": size}, where="settings")
         for size in sizes or (None,)
-        for name in names
+        for name in strategy_names(strategies)
         for seed in seeds or (0,)
     ]
-
-
-def read(task: Task, reader: Reader, data: Path, limit: int | None, *, skip_unlabelled: bool) -> Examples:
-    """The data of a task, with a bar on a terminal; prints how many there are on which side."""
-    from gfmpot.cli.finetune_progress import reading
-    from gfmpot.finetune.examples import read_examples
-
-    with reading(task.title) as watch:
-        found = read_examples(task, reader, data, limit=limit, skip_unlabelled=skip_unlabelled, watch=watch)
-    left_out = ", ".join(f"{count} ({reason})" for reason, count in found.left_out.items())
-    sizes = {side: len(part) for side, part in found.sides.items()}
-    facts(
-        {
-            "structures": ", ".join(f"{n} {side}" for side, n in sizes.items()),
-            **_given(**{"left out": left_out or None}),
-        }
-    )
-    return found
 
 
 def _run(
@@ -210,21 +170,6 @@ def _run(
     return stoppable(
         lambda end: run_task(task, examples, settings, potential, folder, device=chosen, end=end, told=_told)
     )
-
-
-def stoppable(work: Callable[[EndOfJob], T]) -> T:
-    """What ``work`` returns; if a signal stops it, or training diverges, the program ends with a line that says so."""
-    from gfmpot.finetune.stopped import Stopped
-    from gfmpot.ranks.signals import EndOfJob
-
-    try:
-        with EndOfJob() as end:
-            return work(end)
-    except Stopped as stopped:
-        note(f"{stopped}; the same command goes on")
-    except FloatingPointError as error:
-        note(f"error: {error}", "red")
-    raise typer.Exit(INCOMPLETE)
 
 
 def _told(setting: Setting) -> None:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from gfmpot.cli.console import INCOMPLETE, clean_errors, facts, note, table
+from gfmpot.cli.console import clean_errors, facts, note, table
+from gfmpot.cli.finetune_setup import given_ones, numbers, stoppable, strategy_names
 from gfmpot.cli.options import Device, Model
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from gfmpot.finetune.matbench_report import SettingRuns
     from gfmpot.finetune.setting import Setting
     from gfmpot.finetune.task import Task
+    from gfmpot.ranks.signals import EndOfJob
 
 OF_TASK = "the recipe's"
 
@@ -64,35 +66,25 @@ def matbench(
         from gfmpot.finetune.matbench_package import official_task
 
         official = official_task(task)
-        given = {
-            "epochs": epochs,
-            "batch": batch,
-            "learning_rate": learning_rate,
-            "backbone_learning_rate": backbone_learning_rate,
-        }
-        changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+        changes = given_ones(
+            epochs=epochs,
+            batch=batch,
+            learning_rate=learning_rate,
+            backbone_learning_rate=backbone_learning_rate,
+        )
         declared = replace(matbench_task(official), **changes)
         settings = _settings(strategy, precision, seed)
         target = folder or Path("runs") / declared.name
-        _run(declared, official, data, settings, model, target, _numbers(folds), device)
+        wanted = sorted(set(numbers("--folds", folds, int) or ()))
+        _run(declared, official, data, settings, model, target, wanted, device)
 
 
 def _settings(strategies: str, precision: str, seed: int) -> list[Setting]:
     from gfmpot.config import from_mapping
     from gfmpot.finetune.setting import Setting
-    from gfmpot.finetune.task import PAPER_STRATEGIES
 
-    given = [PAPER_STRATEGIES if name == "all" else (name,) for name in strategies.split(",")]
-    names = dict.fromkeys(name for some in given for name in some)
     base = {"precision": precision, "seed": seed}
-    return [from_mapping(Setting, {**base, "strategy": name}, where="command line") for name in names]
-
-
-def _numbers(folds: str) -> list[int]:
-    try:
-        return sorted({int(number) for number in folds.split(",")})
-    except ValueError:
-        raise ValueError(f"--folds: expected numbers with commas, got {folds!r}") from None
+    return [from_mapping(Setting, {**base, "strategy": s}, where="settings") for s in strategy_names(strategies)]
 
 
 def _run(
@@ -116,17 +108,18 @@ def _run(
     published = is_published(official, data)
     if not published:
         note(f"warning: {data} is not the file that Matbench has published: its SHA-256 differs", "yellow")
-    potential, chosen, done = load(model), usable_device(device), []
-    try:
+    potential, chosen = load(model), usable_device(device)
+
+    def work(end: EndOfJob) -> list[SettingRuns]:
+        done = []
         for setting in settings:
             runs = run_folds(
-                task, official, examples, setting, potential, folder, wanted=wanted, device=chosen, told=_told
+                task, official, examples, setting, potential, folder, wanted=wanted, device=chosen, end=end, told=_told
             )
             done.append(recorded(official, examples, setting, runs, folder, published=published))
-    except FloatingPointError as error:
-        note(f"error: {error}", "red")
-        raise typer.Exit(INCOMPLETE) from None
-    _show(task, done, folder, published=published)
+        return done
+
+    _show(task, stoppable(work), folder, published=published)
 
 
 def _told(fold: int, setting: Setting) -> None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from gfmpot.atomic import atomic
 from gfmpot.config import did_you_mean
 
 if TYPE_CHECKING:
@@ -71,15 +71,11 @@ def check_folder(path: Path) -> None:
         raise ValueError(f"{path}: there is no folder {path.parent}; make it first")
 
 
-@contextmanager
-def atomic(path: Path) -> Iterator[Path]:
-    """A file to write to, which takes the place of ``path`` once it is whole."""
-    partial = path.with_name(f".{path.stem}.partial{path.suffix}")
-    try:
-        yield partial
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+def check_checkpoint(path: Path) -> None:
+    """Refuse a name that no checkpoint has, or a folder that does not exist."""
+    if path.suffix != ".safetensors":
+        raise ValueError(f"--out {path}: the name of a checkpoint ends in .safetensors")
+    check_folder(path)
 
 
 def write_csv(path: Path, records: Sequence[Record]) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeAlias
 
 import typer
 
+from gfmpot.atomic import atomic
 from gfmpot.cli import options, output
 from gfmpot.cli.console import clean_errors, note, report, table
 from gfmpot.cli.structures import Failure, Frame, read_all
@@ -144,7 +145,7 @@ def _largest(weights: dict[str, float], count: int = 3) -> str:
 
 def write(out: Path, records: Sequence[Mapping[str, Any]], labelled: Iterable[Atoms]) -> None:
     """A table of ``records``, or in an ``.extxyz`` the structures with their answers."""
-    with output.atomic(out) as partial:
+    with atomic(out) as partial:
         if out.suffix == ".extxyz":
             output.write_structures(partial, list(labelled))
         else:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from gfmpot.cli.console import clean_errors, console, facts, table
-from gfmpot.cli.output import check_folder
+from gfmpot.cli.output import check_checkpoint
 
 if TYPE_CHECKING:
     from gfmpot.models import Potential
@@ -82,7 +82,7 @@ def train_branch_weights(
         from gfmpot.training.finish import blended
 
         target = out or Path(f"{Path(model).stem}-weights.safetensors")
-        _check_target(target)
+        check_checkpoint(target)
         run = from_yaml(TrainConfig, config)
         given = {"teacher": teacher, "kind": kind, "epochs": epochs, "structures": structures}
         settings = _settings(run, given)
@@ -95,12 +95,6 @@ def train_branch_weights(
                 save(weighed, target)
                 _print_fits(fit.branches)
                 facts({"held-out loss before": fit.before, "held-out loss": fit.after, "model": target})
-
-
-def _check_target(path: Path) -> None:
-    if path.suffix != ".safetensors":
-        raise ValueError(f"--out {path}: the name of a checkpoint ends in .safetensors")
-    check_folder(path)
 
 
 def _settings(run: TrainConfig, given: Mapping[str, Any]) -> WeightConfig:

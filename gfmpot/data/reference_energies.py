@@ -80,6 +80,11 @@ class ReferenceStatistics:
         return cls(structures, products, moments, fractions, int(mapping["count"]), float(mapping["total"]))
 
 
+def element_table(values: Mapping[str, float]) -> Floats:
+    """(118,) what each element has, 0 where it has nothing: to be multiplied by compositions (S, 118)."""
+    return np.array([values.get(symbol, 0.0) for symbol in chemical_symbols[1:]])
+
+
 def _spread(values: Sequence[float], at: Sequence[int], n: int) -> Floats:
     spread = np.zeros(n)
     spread[at] = values

@@ -55,6 +55,16 @@ def with_branch(model: Potential, one: Potential, graphs: Iterable[AtomGraph]) -
     return rebuilt(joined, branches=branches).eval()
 
 
+def check_name(model: Potential, name: str) -> None:
+    """Refuse a branch that the model has already.
+
+    Raises:
+        ValueError: it has.
+    """
+    if name in model.branch_names:
+        raise ValueError(f"the model has a branch {name!r} already; give another --name")
+
+
 def unaligned(model: Potential, one: Potential) -> Potential:
     """The model with the branch of ``one`` as its last, on whatever energy scale, and silent in the blend.
 
@@ -62,8 +72,7 @@ def unaligned(model: Potential, one: Potential) -> Potential:
         ValueError: the model has a branch of this name already.
     """
     branch = one.branches[0]
-    if branch.name in model.branch_names:
-        raise ValueError(f"the model has a branch {branch.name!r} already; give another --name")
+    check_name(model, branch.name)
     table = {**branch.e0, **model.e0_blend}
     e0_blend = {symbol: table[symbol] for symbol in sorted(table, key=lambda s: atomic_numbers[s])}
     with torch.random.fork_rng(devices=[]):  # the fresh weights are overwritten; the user's random numbers stay

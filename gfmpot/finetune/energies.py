@@ -9,15 +9,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
 
 from gfmpot import __version__
 from gfmpot.config import to_mapping
 from gfmpot.data import FrameSet, fit_reference_energies
+from gfmpot.data.reference_energies import element_table
 from gfmpot.data.sampler import BatchConfig
 from gfmpot.finetune.examples import Examples
 from gfmpot.finetune.groups import group_means, less_group_means
-from gfmpot.finetune.setting import Setting
+from gfmpot.finetune.setting import Setting, optim_of
 from gfmpot.finetune.stopped import Stopped
 from gfmpot.finetune.strategies import begun, closest_relative_energies
 from gfmpot.finetune.task import Task
@@ -28,7 +28,6 @@ from gfmpot.training.config import ReadConfig, TrainConfig
 from gfmpot.training.corpus import BranchCorpus, BranchData, evenly, graphs_of
 from gfmpot.training.error_estimate import with_error_estimate
 from gfmpot.training.loss import LossConfig
-from gfmpot.training.optim import OptimConfig
 from gfmpot.training.trainer import Trainer
 
 VALIDATIONS = 25
@@ -42,9 +41,6 @@ ESTIMATED = 1000
 
 KEPT = 50_000
 """Training structures, at most, whose graphs are kept in memory."""
-
-WARM = 20
-"""The warm-up is this part of a run, at most."""
 
 
 @dataclass(frozen=True)
@@ -96,7 +92,7 @@ def estimating(potential: Potential, examples: Examples, setting: Setting) -> Po
     return with_error_estimate(potential, seen, unseen)
 
 
-def prepare(task: Task, setting: Setting, examples: Examples, model: Potential | None) -> Prepared:
+def prepare(task: Task, setting: Setting, examples: Examples, model: Potential) -> Prepared:
     """The potential to begin with, and the data of its branch.
 
     Raises:
@@ -111,7 +107,7 @@ def prepare(task: Task, setting: Setting, examples: Examples, model: Potential |
     potential, how = begun(setting.strategy, model, config, info, train, setting.seed)
     splits = {"train": train, "valid": examples.part("valid"), "test": examples.part("test")}
     manifest = {"examples": examples.sha256}
-    if setting.strategy != "scratch" and model is not None:
+    if setting.strategy != "scratch":
         manifest["model"] = fingerprint(model)
     corpus = BranchCorpus(potential.branches[0], 1.0, splits, dict(examples.left_out), manifest)  # type: ignore[arg-type]
     return Prepared(corpus, potential, how)
@@ -133,9 +129,8 @@ def branch_info(task: Task, train: FrameSet) -> BranchInfo:
     )
 
 
-def shape(task: Task, setting: Setting, model: Potential | None) -> PotentialConfig:
+def shape(task: Task, setting: Setting, model: Potential) -> PotentialConfig:
     """Of the new potential: the model's, with the task's cutoff and neighbours if nothing else is taken from it."""
-    assert model is not None, "even from scratch, the model says of which architecture"
     config = dataclasses.replace(model.config, error_hidden=None)
     if setting.strategy != "scratch":
         return config
@@ -148,20 +143,14 @@ def train_config(task: Task, setting: Setting, config: PotentialConfig, train: i
     per_epoch = max(1, -(-train // task.batch))
     steps = max(1, round(task.epochs * per_epoch))
     forces, stress = (task.force_weight, task.stress_weight) if task.forces else (0.0, 0.0)
-    slower = {"frozen": 0.0, "unfrozen": task.backbone_learning_rate, "keep": task.backbone_learning_rate}
-    differences = task.forces and setting.precision != "bf16" and setting.differences
+    differences = task.forces and setting.precision != "bf16"
     return TrainConfig(
         model={k: v for k, v in config.to_mapping().items() if k != "error_hidden"},
         branches=(BranchData((), name=task.branch),),
         steps=steps,
         batch=BatchConfig(structures=task.batch),
         loss=LossConfig(energy=task.energy_weight, forces=forces, stress=stress),
-        optim=OptimConfig(
-            learning_rate=task.learning_rate,
-            backbone_learning_rate=slower.get(setting.strategy),
-            warmup_steps=min(100, max(1, steps // WARM)),
-            ema=min(0.999, 1 - 10 / max(100, steps)),
-        ),
+        optim=optim_of(task, setting, steps),
         precision=setting.precision,
         gradients="differences" if differences else "exact",
         low_rank=setting.low_rank if setting.strategy == "lora" else None,
@@ -179,8 +168,7 @@ def _scale(train: FrameSet, e0: dict[str, float]) -> float:
     forces = train.forces[np.isfinite(train.forces)]
     if len(forces):
         return float(np.sqrt(np.mean(forces**2)))
-    table = np.array([e0.get(symbol, 0.0) for symbol in chemical_symbols[1:]])
-    rest = (train.energy - train.composition() @ table) / train.atoms_per_structure
+    rest = (train.energy - train.composition() @ element_table(e0)) / train.atoms_per_structure
     return max(1e-3, float(np.sqrt(np.mean(rest**2))))
 
 

@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +45,7 @@ class Examples:
     left_out: Mapping[str, int]
     """How many were not used, by reason."""
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Of all that training depends on."""
         digest = hashlib.sha256("\n".join(self.keys).encode())

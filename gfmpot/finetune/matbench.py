@@ -24,9 +24,11 @@ from gfmpot.finetune.readers.matbench import UNITS
 from gfmpot.finetune.recipe import load_task, packaged_recipes
 from gfmpot.finetune.running import METRICS, PREDICTIONS, Outcome, run_task
 from gfmpot.finetune.setting import Setting
+from gfmpot.finetune.strategies import known_elements
 from gfmpot.finetune.task import Measure, Paper, Strategy, Task
 from gfmpot.models import Potential, Target
 from gfmpot.models.target import Kind
+from gfmpot.ranks.signals import EndOfJob
 
 HELD_BACK = 0.1
 """Share of a fold's training structures by which weights are chosen and classes calibrated."""
@@ -176,11 +178,6 @@ def _with_others(present: NDArray[np.bool_], chosen: Ints, others: Ints) -> NDAr
     return np.asarray((present[chosen] & ~present[others].any(axis=0)).any(axis=1))
 
 
-def known_elements(model: Potential) -> NDArray[np.bool_]:
-    """(118,) which any branch of a model has been trained on."""
-    return np.asarray(model.references.supported.any(dim=0).cpu().numpy()[1:])
-
-
 def run_folds(
     task: Task,
     official: Official,
@@ -191,6 +188,7 @@ def run_folds(
     *,
     wanted: Collection[int],
     device: torch.device,
+    end: EndOfJob | None = None,
     told: Callable[[int, Setting], None] = lambda fold, setting: None,
 ) -> list[FoldRun]:
     """Train and measure a model for each fold; done ones are not repeated, and a killed one goes on.
@@ -204,6 +202,7 @@ def run_folds(
         folder: gets ``fold-0`` to ``fold-4``, with a folder for each setting.
         wanted: folds that are run.
         device: where to compute.
+        end: a signal to it stops a training, which then goes on when all is called again.
         told: is called before each training.
 
     Returns:
@@ -220,7 +219,7 @@ def run_folds(
         own = folder / f"fold-{number}"
         if number in wanted or (own / setting.name / METRICS).is_file():
             part = fold_examples(examples, fold, known)
-            [outcome] = run_task(task, part, [setting], model, own, device=device, told=partial(told, number))
+            [outcome] = run_task(task, part, [setting], model, own, device=device, end=end, told=partial(told, number))
             runs.append(_fold_run(task, setting, part, number, outcome))
     return runs
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from gfmpot.atomic import atomic
 from gfmpot.finetune.property_data import Floats
 from gfmpot.finetune.readers.matbench import UNITS
 
@@ -118,12 +119,11 @@ def write_record(
         for number, own in enumerate(answers):
             task.record(number, own.predictions.tolist(), params=dict(own.parameters))
         benchmark.add_metadata(dict(about))
-        partial = path.with_name(path.name + ".partial")
-        benchmark.to_file(str(partial))
-        errors = type(benchmark).from_file(str(partial)).validate()
-        if errors:
-            raise ValueError(f"{partial}: not a valid record of Matbench: {errors}")
-        partial.replace(path)
+        with atomic(path) as partial:
+            benchmark.to_file(str(partial))
+            errors = type(benchmark).from_file(str(partial)).validate()
+            if errors:
+                raise ValueError(f"{path}: not a valid record of Matbench: {errors}")
         return [{key: float(x) for key, x in task.results[fold].scores.items()} for fold in task.folds_keys]
 
 

@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from gfmpot import __version__
+from gfmpot.atomic import atomic
 from gfmpot.finetune.examples import Examples
 from gfmpot.finetune.matbench import HELD_BACK, FoldRun
 from gfmpot.finetune.matbench_package import Official, Scores, write_record
 from gfmpot.finetune.metrics import Metrics
-from gfmpot.finetune.report import Row, cells_of, columns_of
+from gfmpot.finetune.report import Row, cells_of, columns_of, environment, markdown_table
 from gfmpot.finetune.setting import Setting
 from gfmpot.finetune.task import Task
-from gfmpot.telemetry import read_records
 
 RECORD = "results.json.gz"
 """What the leaderboard calls it."""
@@ -43,7 +41,7 @@ class SettingRuns:
     @property
     def minutes(self) -> float:
         """Of training."""
-        return sum(_seconds(run.outcome.folder / "log.jsonl") for run in self.runs) / 60
+        return 60 * sum(float(run.outcome.facts["hours"]) for run in self.runs)
 
 
 def recorded(
@@ -103,12 +101,6 @@ def _folds(runs: Sequence[FoldRun]) -> str:
     return f"fold{'s' if len(runs) > 1 else ''} {', '.join(str(run.fold) for run in runs)} only"
 
 
-def _seconds(log: Path) -> float:
-    """Of training, as the log of a run says."""
-    told = [record["seconds"] for record in read_records(log)[0] if record.get("kind") == "train"]
-    return float(told[-1]) if told else 0.0
-
-
 def notes_of(task: Task, settings: Sequence[SettingRuns], *, published: bool) -> list[str]:
     """What a reader must know to compare."""
     notes = [
@@ -156,14 +148,16 @@ def write_matbench_report(task: Task, settings: Sequence[SettingRuns], folder: P
         "rows": [vars(row) for row in rows],
         "runs": [_described(one) for one in settings],
         "notes": list(notes),
-        "environment": {"gfmpot": __version__, "torch": torch.__version__, "machine": platform.machine()},
+        "environment": environment(),
     }
-    _write(folder / "results.json", json.dumps(content, indent=1))
-    parts = [f"# {task.title}", _table(columns_of(task), [cells_of(task, row) for row in rows])]
+    with atomic(folder / "results.json") as partial:
+        partial.write_text(json.dumps(content, indent=1))
+    parts = [f"# {task.title}", markdown_table(columns_of(task), [cells_of(task, row) for row in rows])]
     parts += [f"The paper's numbers are those of {task.paper.table}."] if task.paper else []
-    parts += ["## Folds", _table(fold_columns(task), fold_cells(task, settings))]
+    parts += ["## Folds", markdown_table(fold_columns(task), fold_cells(task, settings))]
     parts.append("\n".join(f"- {note}" for note in notes))
-    _write(folder / "results.md", "\n\n".join(parts) + "\n")
+    with atomic(folder / "results.md") as partial:
+        partial.write_text("\n\n".join(parts) + "\n")
     return folder / "results.md"
 
 
@@ -208,14 +202,3 @@ def _described(one: SettingRuns) -> Mapping[str, Any]:
         for run, own in zip(one.runs, scores, strict=True)
     ]
     return {"run": one.setting.name, "over_folds": over_folds(one.runs), "record": bool(one.record), "folds": folds}
-
-
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
-
-
-def _write(path: Path, text: str) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    partial.replace(path)

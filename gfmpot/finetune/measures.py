@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from gfmpot.finetune.groups import less_group_means
 from gfmpot.finetune.metrics import Metrics
-from gfmpot.inference.comparison import Comparison
+from gfmpot.inference.comparison import Comparison, finite_mean
 
 Floats = NDArray[np.float64]
 
@@ -30,10 +30,10 @@ def energy_measures(comparison: Comparison, codes: NDArray[np.int64] | None = No
     forces = comparison.forces_predicted - comparison.forces
     found = {
         **_of_energies(error, comparison.atoms),
-        "forces_mae": _mean(np.abs(forces)),
-        "forces_rmse": _mean(forces**2) ** 0.5,
-        "forces_norm_mae": _mean(np.linalg.norm(forces, axis=1)),
-        "stress_mae": _mean(np.abs(comparison.stress_predicted - comparison.stress)),
+        "forces_mae": finite_mean(np.abs(forces)),
+        "forces_rmse": finite_mean(forces**2) ** 0.5,
+        "forces_norm_mae": finite_mean(np.linalg.norm(forces, axis=1)),
+        "stress_mae": finite_mean(np.abs(comparison.stress_predicted - comparison.stress)),
         "structures": float(len(comparison)),
     }
     return {name: value for name, value in found.items() if np.isfinite(value)}
@@ -41,15 +41,9 @@ def energy_measures(comparison: Comparison, codes: NDArray[np.int64] | None = No
 
 def _of_energies(error: Floats, atoms: Floats) -> Metrics:
     return {
-        "energy_mae": _mean(np.abs(error)),
-        "energy_rmse": _mean(error**2) ** 0.5,
+        "energy_mae": finite_mean(np.abs(error)),
+        "energy_rmse": finite_mean(error**2) ** 0.5,
         "energy_max": float(np.abs(error).max()),
-        "energy_per_atom_mae": _mean(np.abs(error / atoms)),
-        "energy_per_atom_rmse": _mean((error / atoms) ** 2) ** 0.5,
+        "energy_per_atom_mae": finite_mean(np.abs(error / atoms)),
+        "energy_per_atom_rmse": finite_mean((error / atoms) ** 2) ** 0.5,
     }
-
-
-def _mean(values: Floats) -> float:
-    """The mean of what is not NaN, or NaN."""
-    finite = values[np.isfinite(values)]
-    return float(finite.mean()) if len(finite) else float("nan")

@@ -13,17 +13,13 @@ from gfmpot.finetune.examples import Examples
 from gfmpot.finetune.property_data import PropertyData
 from gfmpot.finetune.property_settings import PropertySettings
 from gfmpot.finetune.property_training import train_property
-from gfmpot.finetune.setting import Setting
+from gfmpot.finetune.setting import Setting, optim_of
 from gfmpot.finetune.strategies import require_known
 from gfmpot.finetune.task import Task
 from gfmpot.models import Potential, PropertyConfig, PropertyModel
 from gfmpot.models.property_config import Scaling
 from gfmpot.ranks.signals import EndOfJob
 from gfmpot.telemetry import read_records
-from gfmpot.training.optim import OptimConfig
-
-WARM = 20
-"""The warm-up is this part of a run, at most."""
 
 
 def property_part(examples: Examples, side: SplitName, most: int | None = None) -> PropertyData:
@@ -73,17 +69,10 @@ def train_properties(
 def settings_of(task: Task, setting: Setting, train: int) -> PropertySettings:
     """The training run of a task on so many structures."""
     steps = max(1, int(np.ceil(train / task.batch))) * max(1, round(task.epochs))
-    slower = {"scratch": None, "frozen": 0.0, "unfrozen": task.backbone_learning_rate}
-    optim = OptimConfig(
-        learning_rate=task.learning_rate,
-        backbone_learning_rate=slower[setting.strategy],
-        warmup_steps=min(100, max(1, steps // WARM)),
-        ema=min(0.999, 1 - 10 / max(100, steps)),
-    )
     return PropertySettings(
         epochs=max(1, round(task.epochs)),
         batch_size=task.batch,
-        optim=optim,
+        optim=optim_of(task, setting, steps),
         precision=setting.precision,
         seed=setting.seed,
         checkpoint_seconds=60 * setting.checkpoint_minutes,

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,7 +28,6 @@ from gfmpot.inference import PropertyPredictor
 from gfmpot.models import PropertyModel, fingerprint, save
 from gfmpot.telemetry import Sinks, open_sinks
 from gfmpot.training.optim import Optimizer
-from gfmpot.training.parallelize import Parallel
 from gfmpot.training.parameters import is_shared
 from gfmpot.training.position import changed_settings
 from gfmpot.training.state import StateFolder
@@ -135,9 +134,7 @@ class _Training:
         for name, p in self.model.named_parameters():
             p.requires_grad_(not (settings.optim.frozen and is_shared(name)))
         self._trained, self._network = _Trained(self.model), PropertyNetwork(self.model, self.data, settings)
-        # The optimizer of potentials, which asks no more of what it steps than this.
-        steps = cast(Parallel, self._trained)
-        self._optimizer = Optimizer(steps, settings.optim, keep_best=settings.keep_best)
+        self._optimizer = Optimizer(self._trained, settings.optim, keep_best=settings.keep_best)
         self._position, self._states = _Position(), StateFolder(folder)
         self._kind = "class" if model.target.is_class else settings.loss
         self._unit = 1.0 if model.target.is_class else _unit(model, data["train"])

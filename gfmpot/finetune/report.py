@@ -7,11 +7,13 @@ import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from gfmpot import __version__
+from gfmpot.atomic import atomic
 from gfmpot.finetune.examples import Examples
 from gfmpot.finetune.report_plots import pictures_of
 from gfmpot.finetune.running import Outcome
@@ -52,23 +54,34 @@ def write_report(task: Task, examples: Examples, outcomes: Sequence[Outcome], fo
         "measures": [measure.column for measure in task.measures],
         "rows": [vars(row) for row in rows],
         "runs": [{"run": run.setting.name, "metrics": dict(run.metrics), "facts": dict(run.facts)} for run in outcomes],
-        "environment": {
-            "gfmpot": __version__,
-            "torch": torch.__version__,
-            "machine": platform.machine(),
-            "threads": torch.get_num_threads(),
-        },
+        "environment": environment(),
     }
-    partial = folder / "results.json.partial"
-    partial.write_text(json.dumps(content, indent=1))
-    partial.replace(folder / "results.json")
+    with atomic(folder / "results.json") as partial:
+        partial.write_text(json.dumps(content, indent=1))
     captions = {}
     for picture in pictures_of(task, outcomes):
         (folder / f"{picture.name}.png").write_bytes(picture.png)
         captions[f"{picture.name}.png"] = picture.caption
     page = folder / "results.md"
-    page.write_text(markdown(task, sides, rows, captions, examples.left_out))
+    with atomic(page) as partial:
+        partial.write_text(markdown(task, sides, rows, captions, examples.left_out))
     return page
+
+
+def environment() -> dict[str, Any]:
+    """Versions and machine, for files of results."""
+    return {
+        "gfmpot": __version__,
+        "torch": torch.__version__,
+        "machine": platform.machine(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """In Markdown."""
+    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])
 
 
 def table_of(task: Task, outcomes: Sequence[Outcome]) -> list[Row]:
@@ -133,12 +146,10 @@ def markdown(
     left_out: Mapping[str, int],
 ) -> str:
     """The page; ``captions`` are those of figures, by the names of their files."""
-    columns = columns_of(task)
-    lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
-    lines += ["| " + " | ".join(cells_of(task, row)) + " |" for row in rows]
+    lines = markdown_table(columns_of(task), [cells_of(task, row) for row in rows])
     counted = ", ".join(f"{count} {side}" for side, count in sides.items())
     forces = " Those of forces are of components." if task.forces else ""
-    text = [f"# {task.title}", f"Errors on the test side; structures: {counted}.{forces}", "\n".join(lines)]
+    text = [f"# {task.title}", f"Errors on the test side; structures: {counted}.{forces}", lines]
     text += [f"Left out: {', '.join(f'{n} ({why})' for why, n in left_out.items())}."] if left_out else []
     text += [_of_paper(task.paper)] if task.paper else []
     text += ["\n".join(f"- {note}" for note in task.notes)] if task.notes else []

@@ -14,6 +14,7 @@ import torch
 from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
+from gfmpot.atomic import atomic
 from gfmpot.config import to_mapping
 from gfmpot.data import FrameSet
 from gfmpot.data.split import SplitName
@@ -84,16 +85,17 @@ def run_task(
     """
     for setting in settings:
         _check_size(task, examples, setting.train_size)
-    outcomes = []
+    outcomes, shared = [], {"task": to_mapping(task), "data": examples.sha256, "model": fingerprint(model)}
     for setting in settings:
         own = folder / setting.name
-        identity = _identity(task, setting, examples, model)
+        identity = json.loads(json.dumps({**shared, "setting": to_mapping(setting)}, default=str))
         found = _finished(own, identity, setting)
         if found is None:
             told(setting)
             found = _run(task, setting, examples, model, own, device, end or EndOfJob())
             facts = {"identity": identity, "metrics": found.metrics, "facts": found.facts}
-            _write_json(own / METRICS, facts)
+            with atomic(own / METRICS) as partial:
+                partial.write_text(json.dumps(facts, indent=1))
         outcomes.append(found)
     return outcomes
 
@@ -165,16 +167,6 @@ def judge_property(
     return measure(predicted, data.values), {"value_reference": data.values, "value_predicted": predicted}
 
 
-def described(runs: Sequence[Outcome]) -> dict[str, dict[str, list[float]]]:
-    """Metrics by name of setting without its seed: one value for each seed."""
-    found: dict[str, dict[str, list[float]]] = {}
-    for run in runs:
-        rows = found.setdefault(run.setting.family, {})
-        for name, value in run.metrics.items():
-            rows.setdefault(name, []).append(value)
-    return found
-
-
 def _on_plain_zero(task: Task, found: Comparison, train: FrameSet, codes: NDArray[np.int64] | None) -> Comparison:
     """With energies as figures have them, since total ones hide the errors.
 
@@ -201,13 +193,6 @@ def _pairs(task: Task, found: Comparison) -> dict[str, Floats]:
     }
 
 
-def _identity(task: Task, setting: Setting, examples: Examples, model: Potential) -> dict[str, Any]:
-    """All that a run depends on, as plain types."""
-    parts = {"task": to_mapping(task), "setting": to_mapping(setting), "data": examples.sha256}
-    plain: dict[str, Any] = json.loads(json.dumps({**parts, "model": fingerprint(model)}, default=str))
-    return plain
-
-
 def _finished(folder: Path, identity: dict[str, Any], setting: Setting) -> Outcome | None:
     """A run that was done before."""
     file = folder / METRICS
@@ -219,9 +204,3 @@ def _finished(folder: Path, identity: dict[str, Any], setting: Setting) -> Outco
             f"{folder} is a run with other data, settings or another model ({'; '.join(changed)}); use another --folder"
         )
     return Outcome(setting, folder, written["metrics"], written["facts"])
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1))
-    partial.replace(path)

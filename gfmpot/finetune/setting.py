@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from gfmpot.finetune.task import STRATEGIES, Strategy
+from gfmpot.config import did_you_mean
+from gfmpot.finetune.task import STRATEGIES, Strategy, Task
+from gfmpot.training.optim import OptimConfig
+
+WARM = 20
+"""The warm-up is this part of a run, at most."""
 
 
 @dataclass(frozen=True)
@@ -23,15 +28,10 @@ class Setting:
     low_rank: int = 8
     """Of ``lora``."""
 
-    differences: bool = True
-    """Gradients of losses on forces by differences, where there are kernels (:mod:`gfmpot.training.differences`)."""
-
     checkpoint_minutes: float = 2.0
 
     def __post_init__(self) -> None:
         if self.strategy not in STRATEGIES:
-            from gfmpot.config import did_you_mean
-
             raise ValueError(f"no strategy {self.strategy!r}{did_you_mean(self.strategy, STRATEGIES)}")
         if self.train_size is not None and self.train_size < 1:
             raise ValueError(f"train_size must be at least 1, got {self.train_size}")
@@ -47,3 +47,14 @@ class Setting:
     def name(self) -> str:
         """Of its folder."""
         return f"{self.family}-seed{self.seed}"
+
+
+def optim_of(task: Task, setting: Setting, steps: int) -> OptimConfig:
+    """How a run of so many steps learns: rates of head and backbone, warm-up and average."""
+    slower = {"frozen": 0.0, "unfrozen": task.backbone_learning_rate, "keep": task.backbone_learning_rate}
+    return OptimConfig(
+        learning_rate=task.learning_rate,
+        backbone_learning_rate=slower.get(setting.strategy),
+        warmup_steps=min(100, max(1, steps // WARM)),
+        ema=min(0.999, 1 - 10 / max(100, steps)),
+    )

@@ -11,8 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from ase.data import chemical_symbols
+from numpy.typing import NDArray
 
 from gfmpot.data import FrameSet, fit_reference_energies
+from gfmpot.data.reference_energies import element_table
 from gfmpot.finetune.examples import Floats, Ints
 from gfmpot.finetune.groups import less_group_means
 from gfmpot.finetune.task import Strategy
@@ -47,7 +49,7 @@ class Closest:
 
 def begun(
     strategy: Strategy,
-    model: Potential | None,
+    model: Potential,
     config: PotentialConfig,
     info: BranchInfo,
     train: FrameSet,
@@ -57,7 +59,7 @@ def begun(
 
     Args:
         strategy: what is taken from the model.
-        model: pretrained; None from scratch.
+        model: pretrained; nothing of it is taken from scratch.
         config: of the new potential; the model's own unless from scratch.
         info: of the branch, with reference energies fitted to ``train``.
         train: what it is going to be trained on.
@@ -66,7 +68,7 @@ def begun(
     Raises:
         ValueError: elements that the model's backbone has never seen.
     """
-    if strategy == "scratch" or model is None:
+    if strategy == "scratch":
         return fresh(config, [info], seed), {"begun with": "random weights"}
     require_known(model, train)
     how: dict[str, object] = {"begun with": model.metadata.get("name", "a model")}
@@ -100,14 +102,18 @@ def require_known(model: Potential, frames: FrameSet) -> None:
     Raises:
         ValueError: names them.
     """
-    present = np.flatnonzero((frames.composition() > 0).any(axis=0)) + 1
-    known = model.references.supported.any(dim=0).cpu().numpy()
-    lacking = [chemical_symbols[z] for z in present if not known[z]]
+    present = (frames.composition() > 0).any(axis=0)
+    lacking = [chemical_symbols[z + 1] for z in np.flatnonzero(present & ~known_elements(model))]
     if lacking:
         raise ValueError(
             f"the model {model.metadata.get('name', '')!r} has never seen {', '.join(lacking)}, which the data have; "
             "use a model that has, or --strategy scratch"
         )
+
+
+def known_elements(model: Potential) -> NDArray[np.bool_]:
+    """(118,) which any branch of a model has been trained on."""
+    return np.asarray(model.references.supported.any(dim=0).cpu().numpy()[1:])
 
 
 def closest_branch(model: Potential, train: FrameSet) -> Closest:
@@ -149,7 +155,7 @@ def _judged(model: Potential, branch: int, frames: FrameSet, learnt: Floats, for
     """How well a branch fits, by what it has learnt (S,) and its forces (N, 3)."""
     rest = frames.energy - learnt
     e0 = _references(frames, rest, model.branches[branch].e0)
-    error = (rest - frames.composition() @ _table(e0)) / frames.atoms_per_structure
+    error = (rest - frames.composition() @ element_table(e0)) / frames.atoms_per_structure
     norms = np.linalg.norm(forces - frames.forces, axis=1)
     norms = norms[np.isfinite(norms)]
     of_forces = float(norms.mean()) if len(norms) else float("nan")
@@ -161,16 +167,11 @@ def _references(frames: FrameSet, rest: Floats, known: Mapping[str, float]) -> d
 
     With few structures of many elements the fit is pulled towards one mean; corrections have more of one than energies.
     """
-    corrected = rest - frames.composition() @ _table(known)
+    corrected = rest - frames.composition() @ element_table(known)
     atoms = frames.atoms_per_structure
     if np.std(corrected / atoms) >= np.std(rest / atoms):
         return fit_reference_energies(frames.composition(), rest)
     return {s: known[s] + x for s, x in fit_reference_energies(frames.composition(), corrected).items()}
-
-
-def _table(e0: Mapping[str, float]) -> Floats:
-    """(118,) eV, 0 where there is none."""
-    return np.array([e0.get(symbol, 0.0) for symbol in chemical_symbols[1:]])
 
 
 def closest_relative_energies(model: Potential, frames: FrameSet, codes: Ints) -> Floats:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from gfmpot.atomic import atomic
 from gfmpot.config import from_mapping, to_mapping
 
 T = TypeVar("T")
@@ -102,9 +103,8 @@ class TrialResult:
 
 def write_json(path: Path, value: Any) -> None:
     """A file that is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_text(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+    with atomic(path) as partial:
+        partial.write_text(json.dumps(value, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_record(path: Path, record: TrialSpec | TrialResult) -> None:

@@ -89,17 +89,17 @@ class Comparison:
         energy = (self.energy_predicted - self.energy) / self.atoms
         forces, stress = self.forces_predicted - self.forces, self.stress_predicted - self.stress
         norms, sizes = np.linalg.norm(forces, axis=1), np.linalg.norm(self.forces, axis=1)
-        size = _mean(np.where(np.isfinite(norms), sizes, np.nan))
+        size = finite_mean(np.where(np.isfinite(norms), sizes, np.nan))
         found = {
-            "energy_mae": _mean(np.abs(energy)),
-            "energy_rmse": _mean(energy**2) ** 0.5,
-            "forces_mae": _mean(norms),
-            "forces_rmse": _mean(norms**2) ** 0.5,
-            "forces_component_mae": _mean(np.abs(forces)),
-            "forces_relative": _mean(norms) / size if size > 0 else np.nan,
+            "energy_mae": finite_mean(np.abs(energy)),
+            "energy_rmse": finite_mean(energy**2) ** 0.5,
+            "forces_mae": finite_mean(norms),
+            "forces_rmse": finite_mean(norms**2) ** 0.5,
+            "forces_component_mae": finite_mean(np.abs(forces)),
+            "forces_relative": finite_mean(norms) / size if size > 0 else np.nan,
             "forces_cosine": self._cosine(),
-            "stress_mae": _mean(np.abs(stress)),
-            "stress_rmse": _mean(stress**2) ** 0.5,
+            "stress_mae": finite_mean(np.abs(stress)),
+            "stress_rmse": finite_mean(stress**2) ** 0.5,
         }
         counts = {"structures": float(len(self)), "atoms": float(self.atoms.sum())}
         return counts | {name: value for name, value in found.items() if np.isfinite(value)}
@@ -108,7 +108,7 @@ class Comparison:
         sizes = np.linalg.norm(self.forces, axis=1), np.linalg.norm(self.forces_predicted, axis=1)
         directed = (sizes[0] > DIRECTED) & (sizes[1] > 0)
         products = (self.forces * self.forces_predicted).sum(axis=1)
-        return _mean(products[directed] / (sizes[0] * sizes[1])[directed])
+        return finite_mean(products[directed] / (sizes[0] * sizes[1])[directed])
 
     def pairs(self) -> dict[str, Floats]:
         """Arrays by the names that :func:`gfmpot.training.report_parity.read_pairs` knows.
@@ -227,7 +227,7 @@ def _answers(
     return {row: result for (row, _), result in zip(graphs, results, strict=True)}
 
 
-def _mean(values: Floats) -> float:
+def finite_mean(values: Floats) -> float:
     """The mean of what is not NaN, or NaN."""
     finite = values[np.isfinite(values)]
     return float(finite.mean()) if len(finite) else float("nan")

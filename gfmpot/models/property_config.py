@@ -12,7 +12,7 @@ from ase.data import chemical_symbols
 from numpy.typing import NDArray
 
 from gfmpot.config import from_mapping, to_mapping, tunable
-from gfmpot.data.reference_energies import fit_reference_energies
+from gfmpot.data.reference_energies import element_table, fit_reference_energies
 from gfmpot.models.backbone import BackboneConfig, backbone_config, backbone_mapping
 from gfmpot.models.potential import Potential
 from gfmpot.models.target import Target
@@ -94,7 +94,7 @@ class Scaling:
             return cls(elements, offset=math.log(share / (1 - share)))
         if target.kind == "extensive":
             references = fit_reference_energies(composition, values)
-            table = np.array([references.get(symbol, 0.0) for symbol in chemical_symbols[1:]])
+            table = element_table(references)
             left = (values - composition @ table) / composition.sum(axis=1)
             return cls(elements, references, scale=_typical(left))
         median = float(np.median(values))

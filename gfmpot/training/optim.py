@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Generic, Literal, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from gfmpot.config import tunable
-from gfmpot.training.parallelize import Parallel, local
+from gfmpot.training.parallelize import local
 from gfmpot.training.parameters import is_matrix, is_shared
 
 MUON_STEP = "match_rms_adamw"
@@ -90,11 +90,24 @@ class Plateau:
             self.factor, self.waited = max(floor, self.factor * config.plateau_factor), 0
 
 
-@dataclass
-class Optimizer:
-    """Steps of a :class:`~gfmpot.training.parallelize.Parallel`, on whatever part of the parameters a rank has."""
+class Trained(Protocol):
+    """What is stepped: :class:`~gfmpot.training.parallelize.Parallel` is one."""
 
-    parallel: Parallel
+    names: list[str]
+    parameters: list[torch.nn.Parameter]
+
+    def gradient_norm(self) -> Tensor:
+        """The norm of the whole gradient; collective."""
+
+
+P = TypeVar("P", bound=Trained)
+
+
+@dataclass
+class Optimizer(Generic[P]):
+    """Steps of what is trained, on whatever part of its parameters a rank has."""
+
+    parallel: P
     config: OptimConfig
     keep_best: bool = False
     """Keep a copy of the average that :meth:`see` was told the lowest loss of."""
