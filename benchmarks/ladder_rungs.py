@@ -121,10 +121,7 @@ class Ladder:
         )
 
     def _features(self, vectors: Tensor, graph: AtomGraph) -> Tensor:
-        features: Tensor = self.potential.backbone(
-            self.potential.embedding(graph), vectors.to(self.potential.dtype), graph
-        )
-        return features
+        return self.potential.atom_features(self.potential.embedding(graph), vectors, graph)
 
     def _energies(self, features: Tensor, graph: AtomGraph, branch: int | None = None) -> Tensor:
         """(G, B) of all branches, or (G,) of one."""

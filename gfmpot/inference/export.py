@@ -65,7 +65,7 @@ class SingleStructure(nn.Module):
         weights, reference = self._answering(graph)
         with torch.enable_grad(), dense_layers_in(self.precision):
             vectors = edge_vectors(graph).detach().requires_grad_()
-            features = potential.backbone(potential.embedding(graph), vectors.to(potential.dtype), graph)
+            features = potential.atom_features(potential.embedding(graph), vectors, graph)
             eps = potential.contributions(features, graph)
             learnt = eps.sum(dim=0, keepdim=True) if potential.atomwise else eps
             blended = (weights * (learnt + potential.references.shifts(graph))).sum(dim=1)

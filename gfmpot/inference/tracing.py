@@ -91,7 +91,7 @@ def network(potential: Potential, precision: str) -> Callable[..., tuple[Tensor,
         with torch.enable_grad(), dense_layers_in(precision):
             moving = vectors.detach().requires_grad_()
             graph = bare_graph(atomic_numbers, edge_index, cell_shifts, structure_of_atom, weights.shape[0])
-            features = potential.backbone(initial, moving.to(initial.dtype), graph)
+            features = potential.atom_features(initial, moving, graph)
             eps = potential.contributions(features, graph)
             of_row = weights[structure_of_atom] if potential.atomwise else weights
             (gradient,) = torch.autograd.grad((eps * of_row).sum(), moving)

@@ -37,7 +37,13 @@ class BackboneConfig:
     mean_neighbours: float = 30.0
     """Typical number of neighbours in the training data; sums over neighbours are divided by its square root."""
 
+    saturation: float = 0.65
+    """Pairs that are closer than this share of the sum of their covalent radii look to the network as if they were
+    farther apart (:mod:`gfmpot.models.saturation`); 0 is never."""
+
     def __post_init__(self) -> None:
+        if not 0 <= self.saturation < 1:
+            raise ValueError(f"saturation is a share of the sum of covalent radii, 0 to below 1, got {self.saturation}")
         if self.cutoff <= 0 or self.mean_neighbours <= 0:
             raise ValueError(
                 f"cutoff and mean_neighbours must be positive, got {self.cutoff} Å and {self.mean_neighbours}"

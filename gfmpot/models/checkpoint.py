@@ -21,7 +21,7 @@ from gfmpot.models.property_model import PropertyModel
 from gfmpot.models.target import Target
 
 FORMAT = "gfmpot"
-VERSION = 2
+VERSION = 3
 
 Header = dict[str, Any]
 Tensors = dict[str, Tensor]
@@ -34,7 +34,16 @@ def _without_repulsion(header: Header, tensors: Tensors) -> tuple[Header, Tensor
     return {**header, "config": {**header["config"], "repulsion": "none"}}, tensors
 
 
-UPGRADERS: dict[int, Callable[[Header, Tensors], tuple[Header, Tensors]]] = {1: _without_repulsion}
+def _without_saturation(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
+    """Before version 3, networks saw all lengths as they are."""
+    config = header["config"]
+    return {**header, "config": {**config, "backbone": {**config["backbone"], "saturation": 0.0}}}, tensors
+
+
+UPGRADERS: dict[int, Callable[[Header, Tensors], tuple[Header, Tensors]]] = {
+    1: _without_repulsion,
+    2: _without_saturation,
+}
 """From a format version to the next; a file of an older version passes through them in turn."""
 
 

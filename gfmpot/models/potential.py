@@ -117,7 +117,7 @@ class Potential(Trunk):
             if joint:
                 features, eps, gradient = joint(answering.initial, vectors.detach(), graph, answering.weights)
             else:
-                features = (evaluate or self.features)(answering.initial, vectors, graph)
+                features = self.atom_features(answering.initial, vectors, graph, evaluate)
                 eps = self.contributions(features, graph, answering.wanted if skip else None)
             aligned = self._per_structure(eps, graph) + answering.shifts
             blended = (answering.weights * aligned).sum(dim=1)
@@ -207,7 +207,7 @@ class Potential(Trunk):
     def own_branch(self, vectors: Tensor, graph: AtomGraph, evaluate: Evaluator | None = None) -> Tensor:
         """(N,), or (G,) with ``readout="graph"``: the output of the branch that labelled each structure, unscaled."""
         assert graph.branch is not None
-        features = (evaluate or self.features)(self.embedding(graph), vectors, graph)
+        features = self.atom_features(self.embedding(graph), vectors, graph, evaluate)
         if not self.atomwise:
             return self.heads.select(sum_per_structure(features, graph), graph.branch)
         return self.heads.select(features, graph.branch[graph.structure_of_atom])
@@ -224,7 +224,7 @@ class Potential(Trunk):
         """
         vectors = edge_vectors(graph).requires_grad_(derivatives)
         with torch.set_grad_enabled(derivatives):
-            features = (evaluate or self.features)(self.embedding(graph), vectors, graph)
+            features = self.atom_features(self.embedding(graph), vectors, graph, evaluate)
             aligned = self._per_structure(self.contributions(features, graph), graph) + self.references.shifts(graph)
         repelling, apart = self.repelling(vectors, graph)
         energies = aligned.detach() + sum_per_structure(repelling, graph).unsqueeze(1)
@@ -307,11 +307,6 @@ class Potential(Trunk):
         rows = wanted[graph.structure_of_atom] if wanted is not None and self.atomwise else wanted
         eps: Tensor = self.heads(pooled) if rows is None else self.heads.some(pooled, rows)
         return eps.double() * self.references.scales
-
-    def features(self, initial: Tensor, vectors: Tensor, graph: AtomGraph) -> Tensor:
-        """(N, F) of the backbone, by PyTorch's operations; vectors (E, 3) of any precision."""
-        features: Tensor = self.backbone(initial, vectors.to(self.dtype), graph)
-        return features
 
     def _per_structure(self, eps: Tensor, graph: AtomGraph) -> Tensor:
         return sum_per_structure(eps, graph) if self.atomwise else eps

@@ -109,9 +109,7 @@ class PropertyModel(Trunk):
     def features(self, graph: AtomGraph, *, evaluate: Evaluator | None = None) -> Features:
         """What the head gets."""
         graph = without_singlets(graph)
-        vectors = edge_vectors(graph)
-        initial = self.embedding(graph)
-        rows = evaluate(initial, vectors, graph) if evaluate else self.backbone(initial, vectors.to(self.dtype), graph)
+        rows = self.atom_features(self.embedding(graph), edge_vectors(graph), graph, evaluate)
         return Features(rows, graph.atoms_per_structure, self.baseline(graph))
 
     def of_features(self, features: Features) -> Tensor:

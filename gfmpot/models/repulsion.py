@@ -34,6 +34,11 @@ UNKNOWN_RADIUS = 1.6
 """Å, for elements heavier than Cm, whose covalent radii nobody has measured."""
 
 
+def known_radii() -> Tensor:
+    """(119,) covalent radii by atomic number, Å."""
+    return torch.tensor([r if r > 0.2 else UNKNOWN_RADIUS for r in covalent_radii], dtype=torch.float64)
+
+
 class ScreenedRepulsion(Constants):
     """Energy and forces of pairs of nuclei; no weights."""
 
@@ -42,8 +47,7 @@ class ScreenedRepulsion(Constants):
     def __init__(self, cutoff: float) -> None:
         super().__init__()
         self.cutoff = cutoff
-        radii = [r if r > 0.2 else UNKNOWN_RADIUS for r in covalent_radii]
-        self.register_buffer("radii", torch.tensor(radii, dtype=torch.float64), persistent=False)
+        self.register_buffer("radii", known_radii(), persistent=False)
 
     def forward(self, vectors: Tensor, graph: AtomGraph) -> tuple[Tensor, Tensor]:
         """Edge vectors (E, 3) Å, float64, to energies of atoms (N,) eV and their gradient by the vectors (E, 3) eV/Å.

@@ -55,7 +55,8 @@ def _widths(model: PotentialConfig, run: PotentialConfig) -> tuple[int, int]:
     """Features of the model and of the run, if that is the only difference, and the run has not fewer."""
     before, now = (getattr(config.backbone, "hidden", 0) for config in (model, run))
     changes: dict[str, Any] = {"hidden": now} if 0 < before < now else {}
-    widened = dataclasses.replace(model.backbone, **changes)
+    # Weights are as good a beginning whatever they saw of atoms that are too close.
+    widened = dataclasses.replace(model.backbone, saturation=run.backbone.saturation, **changes)
     for name, theirs in (
         ("backbone", widened),
         *((n, getattr(model, n)) for n in ("head", "max_neighbours", "repulsion")),

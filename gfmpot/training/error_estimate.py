@@ -112,7 +112,7 @@ def _in_batches(potential: Potential, graphs: Iterable[AtomGraph]) -> Iterator[t
         assert graph.forces is not None
         with torch.no_grad():
             vectors, initial = edge_vectors(graph), potential.embedding(graph)
-            features = evaluate(initial, vectors, graph) if evaluate else potential.features(initial, vectors, graph)
+            features = potential.atom_features(initial, vectors, graph, evaluate)
             features, energy = features.cpu(), (prediction.energy - graph.energy).abs().cpu()
             forces = torch.linalg.vector_norm(prediction.forces - graph.forces, dim=1).cpu()
         structure, branch = graph.structure_of_atom.cpu(), graph.branch.cpu()

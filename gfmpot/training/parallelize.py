@@ -273,10 +273,11 @@ class _Trunk(nn.Module):
 
     def __init__(self, potential: Potential) -> None:
         super().__init__()
-        self.backbone, self.embedding = potential.backbone, potential.embedding
+        self.backbone, self.embedding, self.saturation = potential.backbone, potential.embedding, potential.saturation
 
     def forward(self, vectors: Tensor, graph: AtomGraph) -> Tensor:
-        features: Tensor = self.backbone(self.embedding(graph), vectors, graph)
+        shown = self.saturation(vectors, graph) if self.saturation else vectors
+        features: Tensor = self.backbone(self.embedding(graph), shown, graph)
         return features
 
 
