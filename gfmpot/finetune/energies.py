@@ -19,7 +19,7 @@ from gfmpot.finetune.examples import Examples
 from gfmpot.finetune.groups import group_means, less_group_means
 from gfmpot.finetune.setting import Setting, optim_of
 from gfmpot.finetune.stopped import Stopped
-from gfmpot.finetune.strategies import begun, closest_relative_energies
+from gfmpot.finetune.strategies import begun, closest_relative_energies, reference_energies
 from gfmpot.finetune.task import Task
 from gfmpot.models import BranchInfo, Potential, PotentialConfig, fingerprint
 from gfmpot.models.potential import rebuilt
@@ -102,7 +102,7 @@ def prepare(task: Task, setting: Setting, examples: Examples, model: Potential) 
         known = model if setting.strategy == "keep" else None
         examples = dataclasses.replace(examples, frames=_gauged(examples.frames, known))
     train = examples.part("train", setting.train_size)
-    info = branch_info(task, train)
+    info = branch_info(task, train, None if setting.strategy == "scratch" else model)
     config = shape(task, setting, model)
     potential, how = begun(setting.strategy, model, config, info, train, setting.seed)
     splits = {"train": train, "valid": examples.part("valid"), "test": examples.part("test")}
@@ -113,10 +113,9 @@ def prepare(task: Task, setting: Setting, examples: Examples, model: Potential) 
     return Prepared(corpus, potential, how)
 
 
-def branch_info(task: Task, train: FrameSet) -> BranchInfo:
-    """The branch of a task, with reference energies and unit of its training data."""
-    composition = train.composition()
-    e0 = fit_reference_energies(composition, train.energy)
+def branch_info(task: Task, train: FrameSet, model: Potential | None) -> BranchInfo:
+    """The branch of a task; its reference energies and its unit are of the training data, and of what a model knows."""
+    e0 = reference_energies(model, train) if model else fit_reference_energies(train.composition(), train.energy)
     return BranchInfo(
         name=task.branch,
         theory=task.theory,

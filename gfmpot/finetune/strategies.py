@@ -168,10 +168,34 @@ def _references(frames: FrameSet, rest: Floats, known: Mapping[str, float]) -> d
     With few structures of many elements the fit is pulled towards one mean; corrections have more of one than energies.
     """
     corrected = rest - frames.composition() @ element_table(known)
-    atoms = frames.atoms_per_structure
-    if np.std(corrected / atoms) >= np.std(rest / atoms):
+    if _spread(frames, corrected) >= _spread(frames, rest):
         return fit_reference_energies(frames.composition(), rest)
     return {s: known[s] + x for s, x in fit_reference_energies(frames.composition(), corrected).items()}
+
+
+def reference_energies(model: Potential, train: FrameSet) -> dict[str, float]:
+    """eV by symbol, fitted to total energies, for a head that has learnt nothing yet.
+
+    They are corrections to those of the branch that come closest, if any does: with few structures of many elements, a
+    fit alone knows little.
+    """
+    present = (train.composition() > 0).any(axis=0)
+    tables = [branch.e0 for branch in model.branches if (present <= _given(branch.e0)).all()]
+    if not tables:
+        return fit_reference_energies(train.composition(), train.energy)
+    best = min(tables, key=lambda table: _spread(train, train.energy - train.composition() @ element_table(table)))
+    return _references(train, train.energy, best)
+
+
+def _given(table: Mapping[str, float]) -> NDArray[np.bool_]:
+    """(118,) which elements a table has."""
+    return np.isin(chemical_symbols[1:], list(table))
+
+
+def _spread(frames: FrameSet, energies: Floats) -> float:
+    """eV/atom, of energies (S,): how far from their mean they are; of a single one, how far from zero."""
+    per_atom = energies / frames.atoms_per_structure
+    return float(np.nanstd(per_atom) if len(per_atom) > 1 else np.abs(per_atom).max())
 
 
 def closest_relative_energies(model: Potential, frames: FrameSet, codes: Ints) -> Floats:

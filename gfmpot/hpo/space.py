@@ -29,6 +29,9 @@ OWN = {
 }
 """Ranges of the two entries of Table III that the text of the paper leaves blank."""
 
+ONLY_WITH = {"optim.matrix_learning_rate": ("optim.method", "muon")}
+"""What is not searched where another setting is fixed to something else than this, since nothing depends on it then."""
+
 PAPER = ("backbone.*", "head.branch_layers", "head.branch_width", *OWN)
 """What the paper searched (section V-D, Tables III and IV)."""
 
@@ -149,6 +152,10 @@ def build_space(
         for name, value in _fixed(text, known, given):
             kept.pop(name, None)
             fixed[name] = value
+    asked = {text.partition("=")[0] for text in ranges}
+    for name, (other, wanted) in ONLY_WITH.items():
+        if name in kept and name not in asked and fixed.get(other, wanted) != wanted:
+            del kept[name]
     if not kept:
         raise ValueError("nothing is left to search: every parameter is fixed")
     return SearchSpace(backbone, tuple(kept.values()), fixed)

@@ -52,7 +52,7 @@ def _best_so_far(searches: Sequence[Search], column: str) -> Picture:
         _one_search(axis, search, column, colour, timed=timed, alone=len(searches) == 1)
     if column == LOSS:
         _loss_scale(axis, [search.losses for search in searches])
-    axis.set_xlabel("hours since the start" if timed else "trial")
+    axis.set_xlabel("hours of searching" if timed else "trial")
     axis.set_ylabel("validation loss" if column == LOSS else column.replace("_", " "))
     if len(searches) > 1:
         legend(figure, axis)

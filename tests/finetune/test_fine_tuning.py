@@ -27,6 +27,7 @@ from gfmpot.finetune.setting import Setting
 from gfmpot.finetune.strategies import begun, closest_branch
 from gfmpot.finetune.task import Strategy, Task
 from gfmpot.models import Potential, load, load_property, save
+from gfmpot.models.potential import rebuilt
 from gfmpot.ranks.signals import EndOfJob
 from gfmpot.training.branch_weights import WeightConfig
 from gfmpot.training.corpus import BranchCorpus, graphs_of
@@ -62,7 +63,7 @@ def same(one: Potential, other: Potential) -> bool:
     ("strategy", "kept"), [("scratch", False), ("frozen", True), ("unfrozen", True), ("keep", True)]
 )
 def test_what_is_taken_from_the_model(strategy: Strategy, kept: bool, data: Examples, model: Potential) -> None:
-    info = branch_info(TASK, data.part("train"))
+    info = branch_info(TASK, data.part("train"), None)
     potential, _ = begun(strategy, model, model.config, info, data.part("train"), 0)
     assert same(potential, model) == kept
     assert potential.branch_names == ["metals-emt"]
@@ -81,7 +82,7 @@ def test_the_closest_branch_is_found_and_kept(data: Examples, model: Potential) 
     assert best.energy_mae < 1e-4
     assert best.forces_mae < 1e-4
     assert best.e0["Cu"] == pytest.approx(1.0, abs=0.01)
-    kept, _ = begun("keep", model, model.config, branch_info(TASK, labelled), labelled, 0)
+    kept, _ = begun("keep", model, model.config, branch_info(TASK, labelled, None), labelled, 0)
     for own, answer in zip(graphs, answers, strict=True):
         forces_kept = kept(own.replace(branch=torch.tensor([0]))).forces
         assert forces_kept is not None
@@ -96,6 +97,23 @@ def test_rare_elements_have_reference_energies_too(model: Potential) -> None:
     frames[1].numbers[0] = 1
     best = closest_branch(model, FrameSet.from_atoms(frames))
     assert best.e0.keys() == {"Cu", "H"}
+
+
+def test_new_heads_begin_with_what_a_branch_knows_of_elements(model: Potential) -> None:
+    """One alloy says nothing of how copper and aluminium share its energy; the branch's table does."""
+    from gfmpot.data import FrameSet
+
+    table = {"H": -3.0, "Al": -5.0, "Cu": -20.0}
+    known = rebuilt(model, branches=[model.branches[0], dataclasses.replace(model.branches[1], e0=table)])
+    alloy = metal("Cu", 0)
+    alloy.numbers[0] = 13
+    frames = FrameSet.from_atoms([alloy])
+    labelled = dataclasses.replace(frames, energy=np.array([-5.0 - 3 * 20.0 + 0.4]))
+    with_it, without = (branch_info(TASK, labelled, m).e0 for m in (known, None))
+    assert with_it == pytest.approx({"Al": -4.9, "Cu": -19.9}, abs=1e-3)
+    assert abs(without["Al"] - without["Cu"]) < 0.1
+    formation = dataclasses.replace(frames, energy=np.array([-0.8]))  # of another kind than the table
+    assert branch_info(TASK, formation, known).e0 == pytest.approx({"Al": -0.2, "Cu": -0.2}, abs=0.1)
 
 
 def test_elements_that_the_model_has_never_seen(data: Examples) -> None:

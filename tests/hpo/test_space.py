@@ -125,3 +125,12 @@ def test_runs_of_configurations(protocol: Protocol) -> None:
     assert run["optim"]["warmup_steps"] == max(1, 2 * steps // 20) < TrainConfig({}, (), epochs=1).optim.warmup_steps
     with pytest.raises(ValueError, match="must be at least 1"):
         protocol.run({"batch.structures": 0})
+
+
+def test_what_nothing_depends_on_is_not_searched() -> None:
+    rate = "optim.matrix_learning_rate"
+    assert rate in build_space("painn").names
+    assert rate in build_space("painn", ["optim.method=muon"]).names
+    assert rate not in build_space("painn", ["optim.method=adamw"]).names
+    assert rate not in build_space("painn", ["optim.method"]).names
+    assert rate in build_space("painn", ["optim.method=adamw"], [f"{rate}=1e-3:1e-2"]).names
