@@ -32,10 +32,21 @@ from gfmpot.models import Potential
 from gfmpot.training.config import TrainConfig
 from gfmpot.training.trainer import Trainer
 
-BASE = {"name": "painn", "cutoff": 5.0, "mean_neighbours": 40.0, "hidden": 128, "layers": 3, "radial_basis": 8}
+BASE = {
+    "name": "painn",
+    "cutoff": 5.0,
+    "mean_neighbours": 40.0,
+    "hidden": 128,
+    "layers": 3,
+    "radial_basis": 12,
+    "distance_transform": "agnesi",
+}
 HEAD = {"readout": "atomwise", "shared_layers": 0, "branch_layers": 1, "branch_width": 64}
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "default": ({}, {}),
+    "lengths, basis 8": ({"distance_transform": "none", "radial_basis": 8}, {}),
+    "lengths, basis 12": ({"distance_transform": "none"}, {}),
+    "basis 8": ({"radial_basis": 8}, {}),
     "hidden 64": ({"hidden": 64}, {}),
     "hidden 96": ({"hidden": 96}, {}),
     "hidden 192": ({"hidden": 192}, {}),
@@ -43,8 +54,6 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "4 layers": ({"layers": 4}, {}),
     "cutoff 4": ({"cutoff": 4.0, "mean_neighbours": 20.0}, {}),
     "cutoff 6": ({"cutoff": 6.0, "mean_neighbours": 65.0}, {}),
-    "basis 5": ({"radial_basis": 5}, {}),
-    "basis 12": ({"radial_basis": 12}, {}),
     "head 2 × 64": ({}, {"branch_layers": 2}),
     "graph readout": ({}, {"readout": "graph"}),
 }

@@ -1,4 +1,4 @@
-// Edges: who receives and who sends what, and the radial basis of gfmpot/models/radial.py with its slope.
+// Edges: who receives and who sends what, and the radial basis of gfmpot/models/radial_choices.py with its slope.
 //
 // Plain C functions on raw pointers, called through ctypes. Geometry is double always.
 
@@ -29,15 +29,30 @@ inline void sine_and_cosine(double angle, double& sine, double& cosine) {
   cosine = -y * odd;
 }
 
-// Bessel functions times the polynomial envelope (p = 6), after the envelope itself, and their derivatives.
+// Where on the axis of the basis a pair is, and how that changes with its length.
+struct Coordinate {
+  double value, slope;
+};
+
+// Agnesi's curve (gfmpot/models/radial_choices.py) times the cutoff.
+inline Coordinate agnesi(double d, double mean_radius, double cutoff) {
+  constexpr double A = 1.0805, Q = 0.9183, P = 4.5791;
+  const double s = d / mean_radius, l = std::log(s), near = std::exp(P * l), far = 1 + std::exp((P - Q) * l);
+  const double curve = far / (far + A * near);  // 1 / (1 + A near / far)
+  const double rising = A * near * (P + Q * (far - 1)) / (s * far * far);
+  return {cutoff * curve, -cutoff * curve * curve * rising / mean_radius};
+}
+
+// Bessel functions times the polynomial envelope (p = 6), after the envelope itself, and their derivatives by the
+// length; of the length, or of Agnesi's curve if radii of atoms are given.
 template <class T>
-void radial(Index edges, Index K, double cutoff, const double* vectors, T* basis, T* slopes, T* units, int threads) {
+void radial(Index edges, Index K, double cutoff, const double* radii, const Index* senders, const Index* receivers,
+            const double* vectors, T* basis, T* slopes, T* units, int threads) {
   const double scale = std::sqrt(2.0 / cutoff), step = M_PI / cutoff, per_cutoff = 1 / cutoff;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (Index e = 0; e < edges; ++e) {
     const double *r = vectors + 3 * e, d = std::sqrt(r[0] * r[0] + r[1] * r[1] + r[2] * r[2]);
-    const double inverse = 1 / d;
-    for (int c = 0; c < 3; ++c) units[3 * e + c] = T(r[c] * inverse);
+    for (int c = 0; c < 3; ++c) units[3 * e + c] = T(r[c] / d);
     T *b = basis + e * K, *db = slopes + e * K;
     const double x = d * per_cutoff, x5 = x * x * x * x * x;
     if (x >= 1) {
@@ -49,11 +64,13 @@ void radial(Index edges, Index K, double cutoff, const double* vectors, T* basis
     const double falling = x5 * (-168 + x * (336 - 168 * x)) * per_cutoff;
     b[0] = T(envelope);
     db[0] = T(falling);
+    const Coordinate at = radii ? agnesi(d, 0.5 * (radii[senders[e]] + radii[receivers[e]]), cutoff) : Coordinate{d, 1};
+    const double inverse = 1 / at.value, turning = at.slope * inverse;
     double s1, c1;
-    sine_and_cosine(step * d, s1, c1);
+    sine_and_cosine(step * at.value, s1, c1);
     double s = s1, c = c1;  // of n times the angle, turned on by one more each time
     for (Index n = 1; n < K; ++n) {
-      const double wave = s * inverse, bessel = scale * wave, rising = scale * inverse * (n * step * c - wave);
+      const double wave = s * inverse, bessel = scale * wave, rising = scale * turning * (n * step * c - wave);
       b[n] = T(bessel * envelope);
       db[n] = T(rising * envelope + bessel * falling);
       const double turned = s * c1 + c * s1;
@@ -194,9 +211,10 @@ extern "C" void gfmpot_virials_f64(Index structures, Index atoms, const Index* s
 }
 
 #define GFMPOT_INSTANCES(T, S)                                                                                     \
-  extern "C" void gfmpot_radial_##S(Index edges, Index functions, double cutoff, const double* vectors, T* basis,  \
+  extern "C" void gfmpot_radial_##S(Index edges, Index functions, double cutoff, const double* radii,              \
+                                    const Index* senders, const Index* receivers, const double* vectors, T* basis, \
                                     T* slopes, T* units, int threads) {                                            \
-    radial<T>(edges, functions, cutoff, vectors, basis, slopes, units, threads);                                   \
+    radial<T>(edges, functions, cutoff, radii, senders, receivers, vectors, basis, slopes, units, threads);        \
   }                                                                                                                \
   extern "C" void gfmpot_radial_backward_##S(Index edges, Index functions, const double* vectors, const T* slopes, \
                                              const T* g_basis, const T* g_units, double* gradient, int threads) {  \

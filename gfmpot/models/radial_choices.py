@@ -29,11 +29,11 @@ from collections.abc import Callable, Mapping
 from typing import Literal
 
 import torch
-from ase.data import covalent_radii
 from torch import Tensor, nn
 
 from gfmpot.graph import AtomGraph
 from gfmpot.models.radial import bessel, gaussian, polynomial_envelope
+from gfmpot.models.repulsion import known_radii
 
 RadialType = Literal["bessel", "gaussian", "chebyshev"]
 DistanceTransform = Literal["none", "agnesi", "soft"]
@@ -88,7 +88,7 @@ class RadialChoice(nn.Module):
         self.kind, self.transform, self.size, self.cutoff = kind, transform, size, cutoff
         self.out_features = size + 1
         if transform != "none":
-            picometres = (100 * torch.tensor(covalent_radii)).round().int()  # exact in whatever precision follows
+            picometres = (100 * known_radii()).round().int()  # exact in whatever precision follows
             self.register_buffer("radii", picometres, persistent=False)
 
     def forward(self, distances: Tensor, graph: AtomGraph) -> Tensor:
@@ -104,8 +104,12 @@ class RadialChoice(nn.Module):
         radii = self._mean_radii(graph, distances.dtype)
         return soft(distances, radii) if self.transform == "soft" else self.cutoff * agnesi(distances, radii)
 
+    def radii_of_atoms(self, graph: AtomGraph, dtype: torch.dtype) -> Tensor:
+        """(N,) Å, where lengths are transformed."""
+        assert isinstance(self.radii, Tensor)
+        return self.radii.index_select(0, graph.atomic_numbers).to(dtype) / 100
+
     def _mean_radii(self, graph: AtomGraph, dtype: torch.dtype) -> Tensor:
         """(E,) Å."""
-        assert isinstance(self.radii, Tensor)
-        of_atoms = self.radii.index_select(0, graph.atomic_numbers).to(dtype) / 100
+        of_atoms = self.radii_of_atoms(graph, dtype)
         return 0.5 * (of_atoms.index_select(0, graph.senders) + of_atoms.index_select(0, graph.receivers))

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from gfmpot.graph import AtomGraph
 from gfmpot.models import BackboneConfig, HeadConfig, Potential, PotentialConfig, available_backbones
+from gfmpot.models.backbones.painn import PaiNNConfig
 from gfmpot.testing import CHECKS, Subject, as_subject, random_potential, run_conformance
 
 
@@ -25,6 +26,12 @@ def test_backbone(backbone: Subject, check: str) -> None:
     (result,) = run_conformance(backbone, only=[check]).results
     assert result.passed, str(result)
     assert not result.skipped, str(result)
+
+
+def test_lengths_relative_to_radii() -> None:
+    config = PaiNNConfig(hidden=16, layers=2, radial_basis=6, cutoff=4.0, distance_transform="agnesi")
+    report = run_conformance(random_potential(config))
+    assert report.passed, report.table()
 
 
 def test_each_head(painn: Potential) -> None:
@@ -63,9 +70,9 @@ def test_what_does_not_apply_is_skipped_with_the_reason(small_painn: BackboneCon
 class WithoutEnvelope(nn.Module):
     def __init__(self, basis: nn.Module) -> None:
         super().__init__()
-        self.out_features, self.cutoff = basis.out_features, basis.cutoff
+        self.out_features, self.cutoff, self.transform = basis.out_features, basis.cutoff, "none"
 
-    def forward(self, distances: Tensor) -> Tensor:
+    def forward(self, distances: Tensor, graph: AtomGraph) -> Tensor:
         powers = torch.arange(self.out_features, dtype=distances.dtype)
         return torch.cos(powers * distances.unsqueeze(1) / self.cutoff)
 

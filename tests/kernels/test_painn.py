@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -65,15 +66,21 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.parametrize("by_kinds", [True, False])
+@pytest.mark.parametrize("transform", ["none", "agnesi"])
 @pytest.mark.parametrize(
     ("hidden", "layers", "basis"), [(64, 3, 8), (64, 1, 3), (37, 2, 4), (3, 2, 12), (200, 2, 5), (16, 2, 20)]
 )
 def test_same_as_operations(
-    hidden: int, layers: int, basis: int, by_kinds: bool, monkeypatch: pytest.MonkeyPatch
+    hidden: int,
+    layers: int,
+    basis: int,
+    transform: Literal["none", "agnesi"],
+    by_kinds: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Widths that are filled up or not, fewer and more features than a block, fewer and more functions."""
     monkeypatch.setattr(_painn_fast._MessageWeights, "prefers_kinds", lambda *arguments: by_kinds)
-    config = PaiNNConfig(cutoff=CUTOFF, hidden=hidden, layers=layers, radial_basis=basis)
+    config = PaiNNConfig(cutoff=CUTOFF, hidden=hidden, layers=layers, radial_basis=basis, distance_transform=transform)
     graph = AtomGraph.batch(structures())
     for dtype, tolerance in ((torch.float64, 1e-13), (torch.float32, 2e-5)):
         found = outcome(config, graph, dtype, fast=True)
@@ -243,9 +250,11 @@ def trained(
 
 
 @pytest.mark.parametrize(("hidden", "layers", "basis"), [(64, 3, 8), (16, 1, 3), (48, 2, 11), (144, 2, 20)])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_gradients_of_weights(hidden: int, layers: int, basis: int, threads: int) -> None:
-    config = PaiNNConfig(cutoff=CUTOFF, hidden=hidden, layers=layers, radial_basis=basis)
+@pytest.mark.parametrize(("threads", "transform"), [(1, "none"), (2, "none"), (2, "agnesi")])
+def test_gradients_of_weights(
+    hidden: int, layers: int, basis: int, threads: int, transform: Literal["none", "agnesi"]
+) -> None:
+    config = PaiNNConfig(cutoff=CUTOFF, hidden=hidden, layers=layers, radial_basis=basis, distance_transform=transform)
     graph = AtomGraph.batch(structures())
     torch.set_num_threads(threads)
     try:

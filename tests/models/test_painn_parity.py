@@ -11,7 +11,7 @@ import torch
 from ase import Atoms
 from torch import Tensor, nn
 
-from gfmpot.graph import edge_vectors, graph_from_atoms
+from gfmpot.graph import AtomGraph, edge_vectors, graph_from_atoms
 from gfmpot.models.backbones import painn
 from gfmpot.models.backbones.painn import PaiNN, PaiNNConfig
 
@@ -23,7 +23,7 @@ class CosineBessel(nn.Module):
 
     out_features = RADIAL + 1
 
-    def forward(self, distances: Tensor) -> Tensor:
+    def forward(self, distances: Tensor, graph: AtomGraph) -> Tensor:
         d = distances.unsqueeze(1)
         envelope = 0.5 * (torch.cos(math.pi * d / CUTOFF) + 1.0)
         bessel = torch.sin(torch.arange(1, RADIAL + 1, dtype=torch.float64) * math.pi / CUTOFF * d) / d

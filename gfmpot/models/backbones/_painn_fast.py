@@ -30,6 +30,7 @@ from gfmpot.graph import AtomGraph, BatchBudget
 
 if TYPE_CHECKING:
     from gfmpot.models.backbones.painn import Message, PaiNN, Update
+    from gfmpot.models.radial_choices import RadialChoice
 
 
 PART_BYTES = 4 * 2**20
@@ -44,8 +45,7 @@ class FastPaiNN:
 
     def __init__(self, backbone: PaiNN, dense: torch.dtype) -> None:
         """``dense`` is the dtype of matrix products (bfloat16, or that of the weights)."""
-        self.cutoff = float(backbone.basis.cutoff)
-        self.functions = backbone.basis.out_features
+        self.basis, self.functions = backbone.basis, backbone.basis.out_features
         self.features = backbone.out_features
         self.messages = [_MessageWeights(message, dense) for message in backbone.messages]  # type: ignore[arg-type]
         self.updates = [_UpdateWeights(update, dense) for update in backbone.updates]  # type: ignore[arg-type]
@@ -71,7 +71,7 @@ class FastPaiNN:
 
     def forward(self, initial: Tensor, vectors: Tensor, graph: AtomGraph) -> tuple[Tensor, _Saved]:
         """(N, F) features, and what :meth:`backward` needs."""
-        edges = _Edges.of(graph, vectors, self.cutoff, self.functions, initial.dtype)
+        edges = _Edges.of(graph, vectors, self.basis, initial.dtype)
         s, v = initial, None
         layers: list[tuple[_MessageState | _KindsState, _UpdateState]] = []
         sent: _MessageState | _KindsState
@@ -141,12 +141,14 @@ class _Edges:
     receivers: Tensor  # (E,)
 
     @classmethod
-    def of(cls, graph: AtomGraph, vectors: Tensor, cutoff: float, functions: int, dtype: torch.dtype) -> _Edges:
-        n_edges = len(vectors)
+    def of(cls, graph: AtomGraph, vectors: Tensor, radial: RadialChoice, dtype: torch.dtype) -> _Edges:
+        n_edges, functions = len(vectors), radial.out_features
         basis, slopes = vectors.new_empty(2, n_edges, functions, dtype=dtype)
         units = vectors.new_empty(n_edges, 3, dtype=dtype)
-        kernels.call("radial", dtype, n_edges, functions, cutoff, vectors, basis, slopes, units)
         ends = graph.edge_index.contiguous()
+        radii = None if radial.transform == "none" else radial.radii_of_atoms(graph, torch.float64)
+        pairs = (float(radial.cutoff), radii, ends[0], ends[1], vectors)
+        kernels.call("radial", dtype, n_edges, functions, *pairs, basis, slopes, units)
         return cls(basis, slopes, units, *graph.topology, ends[0], ends[1])
 
 

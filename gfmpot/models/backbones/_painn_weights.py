@@ -32,7 +32,7 @@ class TrainedPaiNN:
 
     def __init__(self, backbone: PaiNN, fast: FastPaiNN) -> None:
         """``fast`` has the same weights, laid out for products."""
-        self.cutoff, self.functions = fast.cutoff, fast.functions
+        self.basis = fast.basis
         self.messages = [_Message(*pair) for pair in zip(backbone.messages, fast.messages, strict=True)]  # type: ignore[arg-type]
         self.updates = [_Update(*pair) for pair in zip(backbone.updates, fast.updates, strict=True)]  # type: ignore[arg-type]
         self.weights = list(backbone.parameters())
@@ -44,7 +44,7 @@ class TrainedPaiNN:
 
     def forward(self, initial: Tensor, vectors: Tensor, graph: AtomGraph) -> tuple[Tensor, _Saved]:
         """(N, F) features, and what :meth:`backward` needs."""
-        edges = _Edges.of(graph, vectors, self.cutoff, self.functions, initial.dtype)
+        edges = _Edges.of(graph, vectors, self.basis, initial.dtype)
         s, v, layers = initial.contiguous(), None, []
         for message, update in zip(self.messages, self.updates, strict=True):
             s, v, sent = message.forward(s, v, edges, graph)

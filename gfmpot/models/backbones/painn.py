@@ -19,7 +19,7 @@ inside the envelope; the norm is :math:`\sqrt{|V v|^2 + \epsilon^2}`, smooth at 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,7 +28,7 @@ from gfmpot.config import tunable
 from gfmpot.graph import AtomGraph, filtered_neighbour_sums, in_plain_operations
 from gfmpot.models.backbone import Backbone, BackboneConfig, TrainingKernels
 from gfmpot.models.dense import mlp
-from gfmpot.models.radial import BesselBasis
+from gfmpot.models.radial_choices import RadialChoice
 
 if TYPE_CHECKING:
     from gfmpot.models.backbones._painn_fast import FastPaiNN
@@ -49,6 +49,10 @@ class PaiNNConfig(BackboneConfig):
     hidden: int = tunable(128, 100, 1000)
     layers: int = tunable(3, 2, 6)
     radial_basis: int = tunable(8, 3, 12)
+    distance_transform: Literal["none", "agnesi"] = tunable("none", choices=("none", "agnesi"))
+    """Of lengths before the basis (:mod:`gfmpot.models.radial_choices`). ``agnesi`` relates them to the covalent radii
+    of a pair, so that what is learnt of one pair holds for others: with many elements, far fewer steps to the same
+    error."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -64,7 +68,7 @@ class PaiNN(Backbone):
     def __init__(self, config: PaiNNConfig) -> None:
         super().__init__()
         self.hidden_features = self.out_features = config.hidden
-        self.basis = BesselBasis(config.radial_basis, config.cutoff)
+        self.basis = RadialChoice("bessel", config.distance_transform, config.radial_basis, config.cutoff)
         scale = config.mean_neighbours**-0.5
         first_flags = [True] + [False] * (config.layers - 1)
         self.messages = nn.ModuleList(
@@ -76,7 +80,7 @@ class PaiNN(Backbone):
         """See :meth:`gfmpot.models.Backbone.forward`."""
         distances = torch.linalg.vector_norm(vectors, dim=1)
         units = vectors / distances.unsqueeze(1)
-        basis = self.basis(distances)
+        basis = self.basis(distances, graph)
         s, v = initial, None
         for message, update in zip(self.messages, self.updates, strict=True):
             s, v = message(s, v, basis, units, graph)
