@@ -90,13 +90,14 @@ def open_part(path: Path, head: str | None, split: str | None, heads: Sequence[s
 
 
 def chosen_head(path: Path, head: str | None, heads: Sequence[str], branch: str = "") -> str:
-    """The head that answers for a file whose data are of ``branch``, if that is known.
+    """The head that answers for a file whose data are of ``branch``, if that is known; else the only one there is.
 
     Raises:
         ValueError: none was given and the model lacks the branch, or one was given that it lacks.
     """
     known = [*heads, BLEND]
-    chosen = head or branch
+    only = heads[0] if len(heads) == 1 else ""
+    chosen = head or branch or only
     if chosen in known:
         return chosen
     if head is not None:

@@ -19,7 +19,8 @@ from gfmpot import GFMCalculator
 from gfmpot.data import FrameSet, split_of_group
 from gfmpot.inference import Predictor, comparison
 from gfmpot.inference.comparison import Comparison, compare
-from gfmpot.models import load
+from gfmpot.models import BranchInfo, Potential, PotentialConfig, load, save
+from gfmpot.models.backbones.painn import PaiNNConfig
 from gfmpot.training.corpus import graphs_of
 from gfmpot.training.metrics import evaluate as training_metrics
 from gfmpot.units import GPA
@@ -305,3 +306,15 @@ def test_mistakes_are_told(evaluate, tiny_model: Path, arguments: tuple[str, ...
     Path("folder").mkdir()
     _, said = evaluate(*arguments, code=2)
     assert expected in said
+
+
+def test_the_only_head_answers(call: Call, tmp_path: Path) -> None:
+    """What fine-tuning makes has one branch, and no need to be asked for it."""
+    elements = {"H": -1.0, "O": -2.0}
+    shape = PotentialConfig(PaiNNConfig(hidden=16, layers=1, radial_basis=4))
+    model = save(Potential(shape, [BranchInfo("mine-pbe", e0=elements)], elements), tmp_path / "one.safetensors")
+    write("a.extxyz", labelled(model, rattled(("H2O",)), head="mine-pbe"))
+    call("evaluate", "a.extxyz", "--model", model, "--precision", "fp64", "--device", "cpu", "--json", "out.json")
+    (row,) = json.loads(Path("out.json").read_text())["data"]
+    assert row["head"] == "mine-pbe"
+    assert row["energy_mae"] == pytest.approx(ENERGY, abs=1e-6)
