@@ -39,14 +39,16 @@ BASE = {
     "hidden": 128,
     "layers": 3,
     "radial_basis": 12,
-    "distance_transform": "agnesi",
+    "distance_transform": "both",
 }
 HEAD = {"readout": "atomwise", "shared_layers": 0, "branch_layers": 1, "branch_width": 64}
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "default": ({}, {}),
     "lengths, basis 8": ({"distance_transform": "none", "radial_basis": 8}, {}),
     "lengths, basis 12": ({"distance_transform": "none"}, {}),
+    "agnesi, basis 12": ({"distance_transform": "agnesi"}, {}),
     "basis 8": ({"radial_basis": 8}, {}),
+    "basis 16": ({"radial_basis": 16}, {}),
     "hidden 64": ({"hidden": 64}, {}),
     "hidden 96": ({"hidden": 96}, {}),
     "hidden 192": ({"hidden": 192}, {}),

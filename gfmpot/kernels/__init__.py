@@ -27,7 +27,7 @@ Argument = Tensor | NDArray[Any] | int | float | None
 _SUFFIXES = {torch.float32: "f32", torch.float64: "f64"}
 _KINDS = {"n": ctypes.c_int64, "x": ctypes.c_double, "p": ctypes.c_void_p}
 _SIGNATURES = {
-    "radial": "nnxppppppp",
+    "radial": "nnnxppppppp",
     "radial_backward": "nnppppp",
     "edge_vectors": "nppppppp",
     "forces": "nppppp",

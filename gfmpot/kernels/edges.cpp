@@ -43,12 +43,30 @@ inline Coordinate agnesi(double d, double mean_radius, double cutoff) {
   return {cutoff * curve, -cutoff * curve * curve * rising / mean_radius};
 }
 
-// Bessel functions times the polynomial envelope (p = 6), after the envelope itself, and their derivatives by the
-// length; of the length, or of Agnesi's curve if radii of atoms are given.
+// Bessel functions n = 1, 2, ... of a coordinate times an envelope, and their derivatives by the length.
 template <class T>
-void radial(Index edges, Index K, double cutoff, const double* radii, const Index* senders, const Index* receivers,
+inline void bessel(Coordinate at, double cutoff, double envelope, double falling, Index size, T* b, T* db) {
+  const double scale = std::sqrt(2.0 / cutoff), step = M_PI / cutoff;
+  const double inverse = 1 / at.value, turning = at.slope * inverse;
+  double s1, c1;
+  sine_and_cosine(step * at.value, s1, c1);
+  double s = s1, c = c1;  // of n times the angle, turned on by one more each time
+  for (Index n = 1; n <= size; ++n) {
+    const double wave = s * inverse, function = scale * wave, rising = scale * turning * (n * step * c - wave);
+    b[n - 1] = T(function * envelope);
+    db[n - 1] = T(rising * envelope + function * falling);
+    const double turned = s * c1 + c * s1;
+    c = c * c1 - s * s1;
+    s = turned;
+  }
+}
+
+// The polynomial envelope (p = 6), Bessel functions of the length, and the others of Agnesi's curve, for which radii of
+// atoms are given; and their derivatives by the length.
+template <class T>
+void radial(Index edges, Index K, Index of_length, double cutoff, const double* radii, const Index* senders, const Index* receivers,
             const double* vectors, T* basis, T* slopes, T* units, int threads) {
-  const double scale = std::sqrt(2.0 / cutoff), step = M_PI / cutoff, per_cutoff = 1 / cutoff;
+  const double per_cutoff = 1 / cutoff;
 #pragma omp parallel for schedule(static) num_threads(threads) if (threads > 1)
   for (Index e = 0; e < edges; ++e) {
     const double *r = vectors + 3 * e, d = std::sqrt(r[0] * r[0] + r[1] * r[1] + r[2] * r[2]);
@@ -64,19 +82,10 @@ void radial(Index edges, Index K, double cutoff, const double* radii, const Inde
     const double falling = x5 * (-168 + x * (336 - 168 * x)) * per_cutoff;
     b[0] = T(envelope);
     db[0] = T(falling);
-    const Coordinate at = radii ? agnesi(d, 0.5 * (radii[senders[e]] + radii[receivers[e]]), cutoff) : Coordinate{d, 1};
-    const double inverse = 1 / at.value, turning = at.slope * inverse;
-    double s1, c1;
-    sine_and_cosine(step * at.value, s1, c1);
-    double s = s1, c = c1;  // of n times the angle, turned on by one more each time
-    for (Index n = 1; n < K; ++n) {
-      const double wave = s * inverse, bessel = scale * wave, rising = scale * turning * (n * step * c - wave);
-      b[n] = T(bessel * envelope);
-      db[n] = T(rising * envelope + bessel * falling);
-      const double turned = s * c1 + c * s1;
-      c = c * c1 - s * s1;
-      s = turned;
-    }
+    if (of_length) bessel(Coordinate{d, 1}, cutoff, envelope, falling, of_length, b + 1, db + 1);
+    if (of_length == K - 1) continue;
+    const Coordinate at = agnesi(d, 0.5 * (radii[senders[e]] + radii[receivers[e]]), cutoff);
+    bessel(at, cutoff, envelope, falling, K - 1 - of_length, b + 1 + of_length, db + 1 + of_length);
   }
 }
 
@@ -211,10 +220,11 @@ extern "C" void gfmpot_virials_f64(Index structures, Index atoms, const Index* s
 }
 
 #define GFMPOT_INSTANCES(T, S)                                                                                     \
-  extern "C" void gfmpot_radial_##S(Index edges, Index functions, double cutoff, const double* radii,              \
-                                    const Index* senders, const Index* receivers, const double* vectors, T* basis, \
-                                    T* slopes, T* units, int threads) {                                            \
-    radial<T>(edges, functions, cutoff, radii, senders, receivers, vectors, basis, slopes, units, threads);        \
+  extern "C" void gfmpot_radial_##S(Index edges, Index functions, Index of_length, double cutoff,                  \
+                                    const double* radii, const Index* senders, const Index* receivers,             \
+                                    const double* vectors, T* basis, T* slopes, T* units, int threads) {           \
+    radial<T>(edges, functions, of_length, cutoff, radii, senders, receivers, vectors, basis, slopes, units,       \
+              threads);                                                                                            \
   }                                                                                                                \
   extern "C" void gfmpot_radial_backward_##S(Index edges, Index functions, const double* vectors, const T* slopes, \
                                              const T* g_basis, const T* g_units, double* gradient, int threads) {  \

@@ -21,6 +21,7 @@ The coordinates, with the mean :math:`\bar r` of the two covalent radii of a pai
     soft: :math:`x = p_0 + (d - p_0) \cdot \tfrac12 [1 + \tanh(4 (d - m) / (p_1 - p_0))]` with :math:`p_0 = \tfrac34
         \cdot 2 \bar r`, :math:`p_1 = \tfrac43 \cdot 2 \bar r`, :math:`m = \tfrac12 (p_0 + p_1)` (as in MACE): constant
         where atoms overlap, the distance beyond a bond
+    both: the first half of the functions are of the distance, the others of agnesi
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from gfmpot.models.radial import bessel, gaussian, polynomial_envelope
 from gfmpot.models.repulsion import known_radii
 
 RadialType = Literal["bessel", "gaussian", "chebyshev"]
-DistanceTransform = Literal["none", "agnesi", "soft"]
+DistanceTransform = Literal["none", "agnesi", "soft", "both"]
 
 AGNESI_A, AGNESI_Q, AGNESI_P = 1.0805, 0.9183, 4.5791
 SOFT_STEEPNESS = 4.0
@@ -87,6 +88,8 @@ class RadialChoice(nn.Module):
         super().__init__()
         self.kind, self.transform, self.size, self.cutoff = kind, transform, size, cutoff
         self.out_features = size + 1
+        self.of_length = {"none": size, "both": (size + 1) // 2}.get(transform, 0)
+        """How many of the functions are of the distance itself."""
         if transform != "none":
             picometres = (100 * known_radii()).round().int()  # exact in whatever precision follows
             self.register_buffer("radii", picometres, persistent=False)
@@ -94,13 +97,14 @@ class RadialChoice(nn.Module):
     def forward(self, distances: Tensor, graph: AtomGraph) -> Tensor:
         """(E,) Å to (E, size + 1)."""
         envelope = polynomial_envelope(distances / self.cutoff).unsqueeze(1)
-        functions = FUNCTIONS[self.kind](self.coordinates(distances, graph).unsqueeze(1), self.size, self.cutoff)
-        return torch.cat([envelope, functions * envelope], dim=1)
+        functions, sizes = FUNCTIONS[self.kind], (self.of_length, self.size - self.of_length)
+        parts = [functions(distances.unsqueeze(1), sizes[0], self.cutoff)] if sizes[0] else []
+        if sizes[1]:
+            parts.append(functions(self.coordinates(distances, graph).unsqueeze(1), sizes[1], self.cutoff))
+        return torch.cat([envelope, torch.cat(parts, dim=1) * envelope], dim=1)
 
     def coordinates(self, distances: Tensor, graph: AtomGraph) -> Tensor:
-        """(E,) Å to (E,) Å."""
-        if self.transform == "none":
-            return distances
+        """(E,) Å to (E,) Å, transformed."""
         radii = self._mean_radii(graph, distances.dtype)
         return soft(distances, radii) if self.transform == "soft" else self.cutoff * agnesi(distances, radii)
 

@@ -28,8 +28,9 @@ def test_backbone(backbone: Subject, check: str) -> None:
     assert not result.skipped, str(result)
 
 
-def test_lengths_relative_to_radii() -> None:
-    config = PaiNNConfig(hidden=16, layers=2, radial_basis=6, cutoff=4.0, distance_transform="agnesi")
+@pytest.mark.parametrize("transform", ["agnesi", "both"])
+def test_lengths_relative_to_radii(transform: Any) -> None:
+    config = PaiNNConfig(hidden=16, layers=2, radial_basis=6, cutoff=4.0, distance_transform=transform)
     report = run_conformance(random_potential(config))
     assert report.passed, report.table()
 

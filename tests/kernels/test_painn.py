@@ -66,7 +66,7 @@ def difference(a: Tensor, b: Tensor) -> float:
 
 
 @pytest.mark.parametrize("by_kinds", [True, False])
-@pytest.mark.parametrize("transform", ["none", "agnesi"])
+@pytest.mark.parametrize("transform", ["none", "agnesi", "both"])
 @pytest.mark.parametrize(
     ("hidden", "layers", "basis"), [(64, 3, 8), (64, 1, 3), (37, 2, 4), (3, 2, 12), (200, 2, 5), (16, 2, 20)]
 )
@@ -74,7 +74,7 @@ def test_same_as_operations(
     hidden: int,
     layers: int,
     basis: int,
-    transform: Literal["none", "agnesi"],
+    transform: Literal["none", "agnesi", "both"],
     by_kinds: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -250,9 +250,9 @@ def trained(
 
 
 @pytest.mark.parametrize(("hidden", "layers", "basis"), [(64, 3, 8), (16, 1, 3), (48, 2, 11), (144, 2, 20)])
-@pytest.mark.parametrize(("threads", "transform"), [(1, "none"), (2, "none"), (2, "agnesi")])
+@pytest.mark.parametrize(("threads", "transform"), [(1, "none"), (2, "none"), (2, "agnesi"), (1, "both")])
 def test_gradients_of_weights(
-    hidden: int, layers: int, basis: int, threads: int, transform: Literal["none", "agnesi"]
+    hidden: int, layers: int, basis: int, threads: int, transform: Literal["none", "agnesi", "both"]
 ) -> None:
     config = PaiNNConfig(cutoff=CUTOFF, hidden=hidden, layers=layers, radial_basis=basis, distance_transform=transform)
     graph = AtomGraph.batch(structures())

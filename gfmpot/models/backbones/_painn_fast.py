@@ -147,8 +147,8 @@ class _Edges:
         units = vectors.new_empty(n_edges, 3, dtype=dtype)
         ends = graph.edge_index.contiguous()
         radii = None if radial.transform == "none" else radial.radii_of_atoms(graph, torch.float64)
-        pairs = (float(radial.cutoff), radii, ends[0], ends[1], vectors)
-        kernels.call("radial", dtype, n_edges, functions, *pairs, basis, slopes, units)
+        size = (n_edges, functions, radial.of_length, float(radial.cutoff))
+        kernels.call("radial", dtype, *size, radii, ends[0], ends[1], vectors, basis, slopes, units)
         return cls(basis, slopes, units, *graph.topology, ends[0], ends[1])
 
 

@@ -49,10 +49,10 @@ class PaiNNConfig(BackboneConfig):
     hidden: int = tunable(128, 100, 1000)
     layers: int = tunable(3, 2, 6)
     radial_basis: int = tunable(8, 3, 12)
-    distance_transform: Literal["none", "agnesi"] = tunable("none", choices=("none", "agnesi"))
+    distance_transform: Literal["none", "agnesi", "both"] = tunable("none", choices=("none", "agnesi", "both"))
     """Of lengths before the basis (:mod:`gfmpot.models.radial_choices`). ``agnesi`` relates them to the covalent radii
     of a pair, so that what is learnt of one pair holds for others: with many elements, far fewer steps to the same
-    error."""
+    error. ``both`` is one half of the functions of each."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
