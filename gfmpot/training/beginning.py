@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gfmpot.models import BranchInfo, Potential, PotentialConfig
+from gfmpot.models import BackboneConfig, BranchInfo, Potential, PotentialConfig
 from gfmpot.training.corpus import common_references
 
 
@@ -26,7 +26,8 @@ def begun_with(model: Potential, config: PotentialConfig, branches: Sequence[Bra
     Such branches keep the unit and the reference energies that their weights were trained with; elements that are new
     to them, other branches and the weights of the blend begin anew. A run with more ``hidden`` features than the model
     begins with the same function: what was there does not listen to what is new until it is trained (after Chen et al.,
-    Net2Net, arXiv:1511.05641).
+    Net2Net, arXiv:1511.05641). So does one with twice the radial functions, of which the second half are of lengths
+    relative to radii (``distance_transform: both`` after ``none``).
 
     Raises:
         ValueError: another architecture, or no branch in common.
@@ -55,6 +56,9 @@ def _widths(model: PotentialConfig, run: PotentialConfig) -> tuple[int, int]:
     """Features of the model and of the run, if that is the only difference, and the run has not fewer."""
     before, now = (getattr(config.backbone, "hidden", 0) for config in (model, run))
     changes: dict[str, Any] = {"hidden": now} if 0 < before < now else {}
+    radial = [_radial(config.backbone) for config in (model, run)]
+    if radial[0] == ("none", radial[1][1] / 2) and radial[1][0] == "both":
+        changes |= {"distance_transform": "both", "radial_basis": radial[1][1]}
     # Weights are as good a beginning whatever they saw of atoms that are too close.
     widened = dataclasses.replace(model.backbone, saturation=run.backbone.saturation, **changes)
     for name, theirs in (
@@ -65,9 +69,14 @@ def _widths(model: PotentialConfig, run: PotentialConfig) -> tuple[int, int]:
         if ours != theirs:
             raise ValueError(
                 f"begin_with: the model's {name} is {getattr(model, name)}, the run's {ours}; make them the same "
-                "(a run may have more hidden features)"
+                "(a run may have more hidden features, and distance_transform: both with twice the radial_basis)"
             )
     return before, now
+
+
+def _radial(backbone: BackboneConfig) -> tuple[str, int]:
+    """Of what the radial functions are, and their number."""
+    return getattr(backbone, "distance_transform", ""), getattr(backbone, "radial_basis", 0)
 
 
 def _with_units(branch: BranchInfo, before: BranchInfo) -> BranchInfo:
@@ -104,6 +113,6 @@ def _widened(own: Tensor, old: Tensor, before: int, now: int) -> Tensor:
 
 def _places(size: int, new: int, before: int, now: int) -> Tensor:
     """Where (size,) what was in a dimension is in the new one."""
-    if size == new:
+    if size == new or size % before or new % now:  # of radial functions, those that are new come last
         return torch.arange(size)
     return (now * torch.arange(size // before).unsqueeze(1) + torch.arange(before)).flatten()

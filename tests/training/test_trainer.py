@@ -132,8 +132,22 @@ def test_beginning_wider(trained: Trainer, data: Path, tmp_path: Path) -> None:
     begun.fit()
     assert all(not torch.equal(start[name], p) for name, p in begun.potential.backbone.named_parameters())
     narrower = {**model, "backbone": {**model["backbone"], "hidden": 8}}
-    with pytest.raises(ValueError, match=r"backbone is .*\(a run may have more hidden features\)"):
+    with pytest.raises(ValueError, match=r"backbone is .*\(a run may have more hidden features, and"):
         Trainer(config(begin_with=path, model=narrower), data, tmp_path / "other")
+
+
+def test_beginning_with_more_radial_functions(trained: Trainer, data: Path, tmp_path: Path) -> None:
+    path = str(save(trained.potential, tmp_path / "model.safetensors"))
+    model = config().model
+    size = trained.potential.config.backbone.radial_basis  # type: ignore[attr-defined]
+    more = {**model, "backbone": {**model["backbone"], "distance_transform": "both", "radial_basis": 2 * size}}
+    begun = Trainer(config(begin_with=path, model=more), data, tmp_path / "run")
+    before, after = trained.validate(), begun.validate()
+    for branch in (METALS, ORGANICS):
+        assert after[branch]["forces_mae"] == pytest.approx(before[branch]["forces_mae"], rel=1e-4)
+    filters = begun.potential.backbone.messages[0].filters.weight  # type: ignore[index, union-attr]
+    begun.fit()
+    assert filters[:, 1 + size :].abs().max() > 0
 
 
 def test_silent_branches_do_not_teach(trained: Trainer, data: Path) -> None:
