@@ -3,6 +3,8 @@
 python benchmarks/architectures.py --data STORES [--minutes 4] [--variants NAME ...] [--together 2] [--json FILE]
     [--plot FILE]
 
+With --json, the same command goes on after a kill.
+
 Every variant of the default model trains on the same two branches (crystals and molecules) for as many CPU minutes, on
 one thread, with the learning rate of a whole run; errors are those of held-out groups. The cost is a step of dynamics:
 energy, forces and stress of 64 atoms of MgO in float32 on one thread, all branches included, neighbours not. Stores are
@@ -124,8 +126,11 @@ def measure(name: str, stores: Path, minutes: float) -> dict[str, Any]:
 
 
 def all_of(names: list[str], given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every variant in a process of its own, some at a time."""
-    rows: list[dict[str, Any]] = []
+    """Every variant in a process of its own, some at a time; those that the JSON file has are not repeated."""
+    rows = earlier(given)
+    names = [name for name in names if name not in {row["variant"] for row in rows}]
+    for row in rows:
+        show(row)
     for first in range(0, len(names), given.together):
         group = names[first : first + given.together]
         command = [sys.executable, __file__, "--data", str(given.data), "--minutes", str(given.minutes), "--one"]
@@ -136,6 +141,18 @@ def all_of(names: list[str], given: argparse.Namespace) -> list[dict[str, Any]]:
                 raise SystemExit(f"{name} failed with exit code {job.returncode}")
             rows.append(json.loads(out.splitlines()[-1]))
             show(rows[-1])
+            write(given.json, {"minutes": given.minutes, "variants": rows})
+    return rows
+
+
+def earlier(given: argparse.Namespace) -> list[dict[str, Any]]:
+    """Of a run that was stopped."""
+    if given.json is None or not given.json.exists():
+        return []
+    before = json.loads(given.json.read_text())
+    if before["minutes"] != given.minutes:
+        raise SystemExit(f"{given.json} is of {before['minutes']} minutes, not {given.minutes}: give another file")
+    rows: list[dict[str, Any]] = before["variants"]
     return rows
 
 
@@ -178,7 +195,6 @@ def main() -> None:
         return
     print(*(f"{key}: {value}" for key, value in environment().items()), sep="\n")
     rows = all_of(given.variants, given)
-    write(given.json, {"minutes": given.minutes, "variants": rows})
     if given.plot:
         draw(rows, given.plot)
 

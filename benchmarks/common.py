@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from gfmpot.atomic import atomic
+
 
 def environment() -> dict[str, str]:
     """Hardware, versions and commit of a measurement."""
@@ -36,7 +38,8 @@ def environment() -> dict[str, str]:
 def write(path: Path | None, results: dict[str, Any]) -> None:
     """Results with their environment, as JSON."""
     if path is not None:
-        path.write_text(json.dumps({"environment": environment(), **results}, indent=1) + "\n")
+        with atomic(path) as partial:
+            partial.write_text(json.dumps({"environment": environment(), **results}, indent=1) + "\n")
 
 
 def _cpu() -> str:
