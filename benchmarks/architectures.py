@@ -5,7 +5,7 @@ python benchmarks/architectures.py --data STORES [--minutes 4] [--variants NAME 
 
 With --json, the same command goes on after a kill.
 
-Every variant of the default model trains on the same two branches (crystals and molecules) for as many CPU minutes, on
+Every variant trains on the same two branches (crystals and molecules) for as many CPU minutes, on
 one thread, with the learning rate of a whole run; errors are those of held-out groups. The cost is a step of dynamics:
 energy, forces and stress of 64 atoms of MgO in float32 on one thread, all branches included, neighbours not. Stores are
 those of ``recipes/pretrain_default.py``.
