@@ -12,6 +12,9 @@ from gfmpot.training.optim import OptimConfig
 WARM = 20
 """The warm-up is this part of a run, at most."""
 
+HEAD_FIRST = 0.2
+"""Of a run, in which a fresh head learns what the backbone knows before it changes it."""
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -55,6 +58,7 @@ def optim_of(task: Task, setting: Setting, steps: int) -> OptimConfig:
     return OptimConfig(
         learning_rate=task.learning_rate,
         backbone_learning_rate=slower.get(setting.strategy),
+        head_first=HEAD_FIRST if setting.strategy == "unfrozen" else 0.0,
         warmup_steps=min(100, max(1, steps // WARM)),
         ema=min(0.999, 1 - 10 / max(100, steps)),
     )

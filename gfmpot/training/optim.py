@@ -18,6 +18,10 @@ MUON_STEP = "match_rms_adamw"
 """PyTorch's name for steps of 0.2 √max(rows, columns) (Liu et al., arXiv:2502.16982, section 2.2)."""
 
 
+AWAKENING = 0.05
+"""Of a run, over which the rate of the backbone rises after heads have been trained alone."""
+
+
 @dataclass(frozen=True)
 class OptimConfig:
     """A method with linear warm-up, a schedule, gradient clipping and an exponential moving average of the weights."""
@@ -32,6 +36,10 @@ class OptimConfig:
     backbone_learning_rate: float | None = None
     """Of AdamW for the backbone and the embedding of elements, which follows the same schedule in proportion; as the
     others' if not given. 0 leaves them as they are, and their gradient is not computed."""
+
+    head_first: float = 0.0
+    """Share of the run during which the backbone and the embedding are left as they are, so that fresh heads do not
+    spoil what these know (Kumar et al., arXiv:2202.10054); their rate rises over the next twentieth of the run."""
 
     matrix_learning_rate: float = tunable(8e-3, 1e-3, 2e-2, log=True)
     """Of Muon; it follows the same schedule in proportion. A step changes an element by 0.2 of it (root mean square),
@@ -56,6 +64,13 @@ class OptimConfig:
             raise ValueError(
                 f"optim: backbone_learning_rate must not be negative, got {self.backbone_learning_rate}; 0 freezes"
             )
+
+        if not 0 <= self.head_first < 1:
+            raise ValueError(f"optim: head_first is a share of the run, 0 to below 1, got {self.head_first}")
+
+    def awake(self, done: float) -> float:
+        """What ``head_first`` leaves of the rate of the backbone when a share of the run is done."""
+        return 1.0 if self.head_first == 0 else min(1.0, max(0.0, (done - self.head_first) / AWAKENING))
 
     @property
     def frozen(self) -> bool:
@@ -130,7 +145,7 @@ class Optimizer(Generic[P]):
                 (shared if is_shared(name) else others).append(p)
         decay, slower = self.config.weight_decay, self.config.backbone_learning_rate
         factor = 1.0 if slower is None else slower / self.config.learning_rate
-        groups = [{"params": shared, "factor": factor}, {"params": others, "factor": 1.0}]
+        groups = [{"params": shared, "factor": factor, "shared": True}, {"params": others, "factor": 1.0}]
         self._adam = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=decay, foreach=True)
         self._muon = torch.optim.Muon(matrices, weight_decay=decay, adjust_lr_fn=MUON_STEP) if matrices else None
         # What they would make on their first step, there already for a checkpoint to be read into.
@@ -167,9 +182,10 @@ class Optimizer(Generic[P]):
             )
         grads = [local(p.grad) for p in self.parallel.parameters if p.grad is not None]
         torch._foreach_mul_(grads, min(1.0, self.config.clip / (norm + 1e-12)))
-        _step(self._adam, self.rate(done))
+        rate, awake = self.rate(done), self.config.awake(done)
+        _step(self._adam, rate, awake)
         if self._muon is not None:
-            _step(self._muon, self.rate(done) * self.config.matrix_learning_rate / self.config.learning_rate)
+            _step(self._muon, awake * rate * self.config.matrix_learning_rate / self.config.learning_rate)
         self.step += 1
         decay = min(self.config.ema, (1 + self.step) / (10 + self.step))
         current = [local(p.detach()) for p in self.parallel.parameters]
@@ -214,7 +230,7 @@ class Optimizer(Generic[P]):
         return self._muon.state[p]["momentum_buffer"], p.new_zeros(())
 
 
-def _step(optimizer: torch.optim.Optimizer, rate: float) -> None:
+def _step(optimizer: torch.optim.Optimizer, rate: float, awake: float = 1.0) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = rate * group.get("factor", 1.0)
+        group["lr"] = rate * group.get("factor", 1.0) * (awake if group.get("shared") else 1.0)
     optimizer.step()

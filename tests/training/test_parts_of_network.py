@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -48,12 +49,14 @@ def batch(potential: Potential) -> AtomGraph:
     return AtomGraph.batch([labelled.graph(i, potential.cutoff) for i in range(len(labelled))])
 
 
-def step(parallel: Parallel, graph: AtomGraph, loss: LossConfig, optimizer: Optimizer, steps: int = 3) -> None:
+def step(
+    parallel: Parallel, graph: AtomGraph, loss: LossConfig, optimizer: Optimizer, steps: int = 3, done: float = 0.0
+) -> None:
     for _ in range(steps):
         optimizer.zero_grad()
         sums = parallel.sums(graph)
         (sums.values * torch.tensor(loss.weights, dtype=torch.float64) / sums.counts.clamp(min=1)).sum().backward()
-        optimizer.advance(0.0)
+        optimizer.advance(done)
 
 
 def after(parallel: Parallel, potential: Potential, loss: LossConfig, config: OptimConfig) -> dict[str, torch.Tensor]:
@@ -81,6 +84,26 @@ def test_the_backbone_has_a_rate_of_its_own(potential: Potential) -> None:
     largest = {shared: max(c.abs().max() for n, c in changes.items() if is_shared(n) == shared) for shared in (0, 1)}
     assert largest[True] == pytest.approx(3e-5, rel=0.2)
     assert largest[False] == pytest.approx(3e-3, rel=0.2)
+
+
+@pytest.mark.parametrize("method", ["adamw", "muon"])
+def test_heads_learn_first(potential: Potential, method: Literal["adamw", "muon"]) -> None:
+    graph, config = batch(potential), OptimConfig(method=method, head_first=0.2, warmup_steps=1)
+    parallel = Replicated(potential, LOSS, bf16=False)
+    optimizer = Optimizer(parallel, config)
+    begun = {name: p.detach().clone() for name, p in potential.named_parameters()}
+
+    def changed(done: float) -> set[bool]:
+        """Whether parts that branches share, or others, have been changed by a step."""
+        step(parallel, graph, LOSS, optimizer, 1, done)
+        now = parallel.full([p.detach() for p in parallel.parameters])
+        return {is_shared(name) for name, p in now.items() if not torch.equal(p, begun[name])}
+
+    assert changed(0.0) == changed(0.2) == {False}
+    assert changed(0.21) == {False, True}
+    assert [config.awake(done) for done in (0.1, 0.225, 0.25, 1.0)] == pytest.approx([0.0, 0.5, 1.0, 1.0])
+    with pytest.raises(ValueError, match="head_first is a share of the run"):
+        OptimConfig(head_first=1.0)
 
 
 def test_changes_of_low_rank_have_it(potential: Potential) -> None:
