@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -85,10 +86,11 @@ class Surrogate:
 
     def ask(self, count: int) -> list[dict[str, Any]]:
         """Configurations to try, different from each other and from earlier ones."""
-        return [
-            {p.name: _decoded(p, proposed[p.name]) for p in self._space.parameters}
-            for proposed in self._search.ask(count)
-        ]
+        with warnings.catch_warnings():
+            # It is of distances in the parameters' own units, in which small rates are all the same.
+            warnings.filterwarnings("ignore", "The objective has been evaluated at this point before")
+            found = self._search.ask(count)
+        return [{p.name: _decoded(p, proposed[p.name]) for p in self._space.parameters} for proposed in found]
 
 
 def _dimension(parameter: Parameter) -> Sequence[Any]:

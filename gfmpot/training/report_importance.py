@@ -36,6 +36,10 @@ class Importance:
     """Rank correlation with the loss; NaN of choices without an order."""
 
 
+LEAST = 0.1
+"""Of the variance, that a forest has to explain: some tens of trials of pure noise have a few hundredths by chance."""
+
+
 def importance(search: Search) -> tuple[Picture | None, str]:
     """A figure, or why there is none."""
     done = np.flatnonzero(np.isfinite(search.losses))
@@ -48,7 +52,7 @@ def importance(search: Search) -> tuple[Picture | None, str]:
         found = permutation(varied, [[search.rows[i][name] for i in done] for name in varied], search.losses[done])
     except ImportError:
         return None, 'Importance of hyper-parameters: needs scikit-learn; pip install "gfmpot[hpo]".'
-    if found.explained <= 0.05:
+    if found.explained < LEAST:
         return None, (
             f"Importance of hyper-parameters: {len(done)} trials are too few to tell. A random forest explains "
             f"{max(0.0, found.explained):.0%} of the variance of losses of trials that it has not seen."

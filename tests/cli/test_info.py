@@ -47,7 +47,7 @@ def test_card_of_a_checkpoint(call, tiny_model: Path) -> None:
     count = sum(p.numel() for p in load(tiny_model).parameters())
     assert fingerprint(tiny_model) in out
     assert f"{count} ({count * 4 / 2**20:.2f} MiB in fp32, {count * 8 / 2**20:.2f} MiB in fp64)" in out
-    assert "name painn, cutoff 4.0, mean_neighbours 20.0, hidden 16, layers 2, radial_basis 4" in out
+    assert "name painn, cutoff 4.0, mean_neighbours 20.0, saturation 0.65, hidden 16, layers 2, radial_basis 4" in out
     assert "covers 11 elements  H C N O Na Mg Al Si Cl Fe Cu" in out
     assert row(out, "solids-pbe")[:5] == ["solids-pbe", "PBE", "11", "1000", "CC0"]
     assert row(out, "molecules-pbe0") == ["molecules-pbe0", "PBE0", "4", "–", "–"]
