@@ -13,7 +13,8 @@ WARM = 20
 """The warm-up is this part of a run, at most."""
 
 HEAD_FIRST = 0.2
-"""Of a run, in which a fresh head learns what the backbone knows before it changes it."""
+"""Of a run on energies or properties alone, in which a fresh head learns what the backbone knows before it changes it.
+Forces say so much more of each structure that there is nothing to be gained."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,7 @@ def optim_of(task: Task, setting: Setting, steps: int) -> OptimConfig:
     return OptimConfig(
         learning_rate=task.learning_rate,
         backbone_learning_rate=slower.get(setting.strategy),
-        head_first=HEAD_FIRST if setting.strategy == "unfrozen" else 0.0,
+        head_first=HEAD_FIRST if setting.strategy == "unfrozen" and not task.forces else 0.0,
         warmup_steps=min(100, max(1, steps // WARM)),
         ema=min(0.999, 1 - 10 / max(100, steps)),
     )
