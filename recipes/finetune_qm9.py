@@ -27,8 +27,8 @@ TASK = Task(
     split_by="group",
     epochs=100,
     batch=32,
-    learning_rate=1e-3,
-    backbone_learning_rate=3e-4,
+    learning_rate=2e-3,
+    backbone_learning_rate=1e-3,
     paper=Paper(
         "Table VIII", {"scratch": (47, None), "frozen": (50, None), "unfrozen": (4, None)}, "on all 130,000 molecules"
     ),
