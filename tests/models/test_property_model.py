@@ -250,17 +250,26 @@ def test_damaged_files(file: Path, tmp_path: Path) -> None:
         kind_of(tmp_path / "x.safetensors")
 
 
-def rewritten(file: Path, **changes: object) -> Path:
+def rewritten(file: Path, version: str | None = None, **changes: object) -> Path:
     """The file with another header, and a matching digest."""
     from safetensors import safe_open
 
     with safe_open(str(file), "pt") as opened:
         meta = dict(opened.metadata())
     meta["header"] = json.dumps({**json.loads(meta["header"]), **changes})
+    meta["version"] = version or meta["version"]
     tensors = load_file(file)
     meta["sha256"] = _digest(meta["header"], tensors)
     save_file(tensors, file, meta)
     return file
+
+
+def test_files_of_version_2_see_lengths_as_they_are(file: Path) -> None:
+    config = small_model(METAL).config.to_mapping()
+    assert config["backbone"].pop("saturation") > 0
+    before = load_property(rewritten(file, version="2", config=config))
+    assert before.config.backbone.saturation == 0
+    assert before.saturation is None
 
 
 def test_strange_headers(file: Path) -> None:
