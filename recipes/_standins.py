@@ -16,7 +16,7 @@ POTENTIAL = Task(
     forces=True,
     measures=(
         Measure("energy_per_atom_mae", "meV/atom", 1e3, "energy MAE"),
-        Measure("forces_mae", "meV/Å", 1e3, "force MAE"),
+        Measure("forces_mae", "meV/Å", 1e3, "force component MAE"),
     ),
     split=(0.7, 0.15, 0.15),
     epochs=20,

@@ -24,7 +24,7 @@ TASK = Task(
     citation="",
     measures=(
         Measure("energy_per_atom_mae", "meV/atom", 1e3, "energy MAE"),
-        Measure("forces_mae", "meV/Å", 1e3, "force MAE"),
+        Measure("forces_mae", "meV/Å", 1e3, "force component MAE"),
     ),
     strategy="keep",  # the best there is where a branch of the model knows something like it
     split=(0.8, 0.1, 0.1),

@@ -22,7 +22,7 @@ TASK = Task(
     citation="Chmiela et al., Sci. Adv. 3, e1603015 (2017)",
     measures=(
         Measure("energy_mae", "kcal/mol", 1 / KCAL_PER_MOL, "energy MAE"),
-        Measure("forces_mae", "kcal/mol/Å", 1 / KCAL_PER_MOL, "force MAE"),
+        Measure("forces_mae", "kcal/mol/Å", 1 / KCAL_PER_MOL, "force component MAE"),
     ),
     split=(0.7, 0.15, 0.15),
     epochs=100,

@@ -28,7 +28,7 @@ TASK = Task(
     theory="EMT",
     measures=(
         Measure("energy_per_atom_mae", "meV/atom", 1e3, "energy MAE"),
-        Measure("forces_mae", "meV/Å", 1e3, "force MAE"),
+        Measure("forces_mae", "meV/Å", 1e3, "force component MAE"),
     ),
     split=(0.6, 0.2, 0.2),
     epochs=12,

@@ -40,13 +40,24 @@ def log_handler(above: Console | None) -> logging.Handler:
     """Lines of a log: above the live progress on a terminal's console, or plain ones on standard error."""
     if above is None:
         plain = logging.StreamHandler()
-        plain.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%X"))
+        plain.setFormatter(_Plain("%(asctime)s %(message)s", "%X"))
         return plain
     from rich.highlighter import NullHighlighter
     from rich.logging import RichHandler
 
     plainly = NullHighlighter()
-    return RichHandler(console=above, show_level=False, show_path=False, highlighter=plainly, log_time_format="%X")
+    rich = RichHandler(console=above, show_level=False, show_path=False, highlighter=plainly, log_time_format="%X")
+    rich.setFormatter(_Plain("%(message)s"))
+    return rich
+
+
+class _Plain(logging.Formatter):
+    """Warnings say that they are."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802, the name is logging's
+        if record.levelno >= logging.WARNING:
+            record.message = f"warning: {record.message}"
+        return super().formatMessage(record)
 
 
 @contextmanager

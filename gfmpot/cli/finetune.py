@@ -177,11 +177,13 @@ def _told(setting: Setting) -> None:
 
 
 def _show(task: Task, examples: Examples, outcomes: Sequence[Outcome], folder: Path) -> None:
-    from gfmpot.finetune.report import cells_of, columns_of, table_of, write_report
+    from gfmpot.finetune.report import cells_of, columns_of, remarks, table_of, write_report
     from gfmpot.finetune.running import MODEL
 
     page = write_report(task, examples, outcomes, folder)
     table(columns_of(task), [cells_of(task, row) for row in table_of(task, outcomes)], title=task.title)
+    for remark in remarks(outcomes):
+        note(remark, "yellow")
     best = min(outcomes, key=lambda outcome: outcome.facts["valid_loss"]).folder / MODEL
     use = f'GFMCalculator("{best}")'
     if task.target.kind != "energy":

@@ -79,6 +79,7 @@ def train_energies(
             "valid_loss": trainer.best_loss,
             "hours": trainer.hours,
             "steps": trainer.step,
+            "kept_step": trainer.best_step,
             "train": prepared.corpus.info.n_structures,
         }
         meta = {"gfmpot": __version__, "training": {**facts, "settings": to_mapping(config)}}

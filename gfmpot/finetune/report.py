@@ -64,8 +64,18 @@ def write_report(task: Task, examples: Examples, outcomes: Sequence[Outcome], fo
         captions[f"{picture.name}.png"] = picture.caption
     page = folder / "results.md"
     with atomic(page) as partial:
-        partial.write_text(markdown(task, sides, rows, captions, examples.left_out))
+        partial.write_text(markdown(task, sides, rows, captions, examples.left_out, remarks(outcomes)))
     return page
+
+
+def remarks(outcomes: Sequence[Outcome]) -> list[str]:
+    """What a user should know of runs besides their errors."""
+    return [
+        f"{run.setting.name}: training did not help. After none of its {run.facts['steps']} steps was the validation "
+        "loss lower than with the weights that it began with, so these were kept. Give it more epochs."
+        for run in outcomes
+        if run.facts.get("kept_step") == 0
+    ]
 
 
 def environment() -> dict[str, Any]:
@@ -144,12 +154,14 @@ def markdown(
     rows: Sequence[Row],
     captions: Mapping[str, str],
     left_out: Mapping[str, int],
+    remarks: Sequence[str],
 ) -> str:
     """The page; ``captions`` are those of figures, by the names of their files."""
     lines = markdown_table(columns_of(task), [cells_of(task, row) for row in rows])
     counted = ", ".join(f"{count} {side}" for side, count in sides.items())
     forces = " Those of forces are of components." if task.forces else ""
     text = [f"# {task.title}", f"Errors on the test side; structures: {counted}.{forces}", lines]
+    text += ["\n".join(f"- {remark}" for remark in remarks)] if remarks else []
     text += [f"Left out: {', '.join(f'{n} ({why})' for why, n in left_out.items())}."] if left_out else []
     text += [_of_paper(task.paper)] if task.paper else []
     text += ["\n".join(f"- {note}" for note in task.notes)] if task.notes else []

@@ -56,4 +56,4 @@ def usual_measures(target: Target, *, forces: bool) -> tuple[Measure, ...]:
     if target.kind != "energy":
         return Measure("mae", target.unit, title="MAE"), Measure("rmse", target.unit, title="RMSE")
     energies = (Measure("energy_per_atom_mae", "meV/atom", 1e3, "energy MAE"),)
-    return (*energies, Measure("forces_mae", "meV/Å", 1e3, "force MAE")) if forces else energies
+    return (*energies, Measure("forces_mae", "meV/Å", 1e3, "force component MAE")) if forces else energies

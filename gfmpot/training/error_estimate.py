@@ -73,7 +73,13 @@ def with_error_estimate(potential: Potential, seen: Iterable[AtomGraph], unseen:
     for branch, observed in errors.items():
         known[:, branch] = torch.tensor(observed.labelled) >= FEWEST
     if not known.any():
-        log.warning("errors stay unknown: no branch has %d labelled structures that it was not trained on", FEWEST)
+        most = max((max(observed.labelled) for observed in errors.values()), default=0)
+        log.warning(
+            "the model will not estimate its errors (energy_std, forces_std): that takes %d labelled structures that "
+            "were not trained on, and there are %d on the validation side",
+            FEWEST,
+            most,
+        )
         return potential
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(0)

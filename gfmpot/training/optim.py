@@ -130,6 +130,8 @@ class Optimizer(Generic[P]):
     step: int = 0
     plateau: Plateau = field(default_factory=Plateau)
     best_loss: float = math.inf
+    best_step: int = 0
+    """After how many steps that was."""
 
     def __post_init__(self) -> None:
         parameters = self.parallel.parameters
@@ -196,7 +198,7 @@ class Optimizer(Generic[P]):
         """Take note of the validation loss of the average."""
         self.plateau.see(loss, self.config)
         if self.keep_best and loss < self.best_loss:
-            self.best_loss = loss
+            self.best_loss, self.best_step = loss, self.step
             for kept, now in zip(self.best, self.average, strict=True):
                 local(kept).copy_(local(now))
 
@@ -214,12 +216,14 @@ class Optimizer(Generic[P]):
     def facts(self) -> dict[str, Any]:
         """The rest of the state, as plain types."""
         best = self.best_loss if math.isfinite(self.best_loss) else None
-        return {"step": self.step, "plateau": vars(self.plateau).copy(), "best_loss": best}
+        facts = {"step": self.step, "plateau": vars(self.plateau).copy(), "best_loss": best}
+        return {**facts, "best_step": self.best_step}
 
     def resume(self, facts: Mapping[str, Any]) -> None:
         """The inverse of :meth:`facts`."""
         self.step, self.plateau = int(facts["step"]), Plateau(**facts["plateau"])
         self.best_loss = math.inf if facts.get("best_loss") is None else float(facts["best_loss"])
+        self.best_step = int(facts.get("best_step", 0))
         for state in self._adam.state.values():
             state["step"].fill_(self.step)
 

@@ -126,6 +126,11 @@ class Trainer:
         return self._optimizer.best_loss
 
     @property
+    def best_step(self) -> int:
+        """After how many steps that was; 0 is what the run began with."""
+        return self._optimizer.best_step
+
+    @property
     def epoch(self) -> float:
         """Passes through what ``sampling`` draws."""
         return self._position.structures / int(self._draws.sum())

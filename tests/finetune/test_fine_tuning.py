@@ -326,3 +326,15 @@ def _corpus(branch: int, model: Potential) -> BranchCorpus:
 def test_too_few_structures_for_all_elements(data: Examples, model: Potential, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"1 training structures lack .*, which those to validate or test have"):
         run_task(TASK, data, [Setting(train_size=1)], model, tmp_path, device=CPU)
+
+
+def test_training_that_does_not_help_is_told(data: Examples, model: Potential, tmp_path: Path) -> None:
+    """Steps too small to change a weight: what it began with is kept, and the page says so."""
+    task = dataclasses.replace(TASK, epochs=1, learning_rate=1e-30, backbone_learning_rate=1e-30)
+    (outcome,) = run(task, data, model, tmp_path, "keep")
+    assert outcome.facts["kept_step"] == 0
+    page = write_report(task, data, [outcome], tmp_path).read_text()
+    assert "keep-seed0: training did not help" in page
+    (helped,) = run(TASK, data, model, tmp_path / "more", "unfrozen")
+    assert helped.facts["kept_step"] > 0
+    assert "did not help" not in write_report(TASK, data, [helped], tmp_path / "more").read_text()

@@ -114,7 +114,7 @@ def test_what_nobody_has_seen_is_not_a_number(model: Potential) -> None:
 def test_too_few_to_learn_from(caplog: pytest.LogCaptureFixture) -> None:
     plain = untrained()
     assert with_error_estimate(plain, labelled(plain, 5, 1), labelled(plain, 5, 2)) is plain
-    assert "errors stay unknown" in caplog.text
+    assert "will not estimate its errors (energy_std, forces_std)" in caplog.text
     alike = [next(labelled(plain, 1, 1))] * 3
     found = with_error_estimate(plain, alike, labelled(plain, 20, 2))
     assert torch.isfinite(found(alike[0], head="a-pbe").energy_std).all()
