@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -155,10 +155,18 @@ def _counted(value: object) -> object:
 
 
 def _print_facts(title: str, entry: object) -> None:
-    pairs = entry if isinstance(entry, Mapping) else {"": entry}
-    facts(
-        {f"{title}: {key}".removesuffix(": "): _listed(v) if isinstance(v, Mapping) else v for key, v in pairs.items()}
-    )
+    facts(dict(_rows(title, entry)))
+
+
+def _rows(title: str, entry: object) -> Iterator[tuple[str, object]]:
+    """A row for each value, or for each mapping of values: settings of runs are mappings of mappings."""
+    if not isinstance(entry, Mapping):
+        yield title, entry
+    elif any(isinstance(value, Mapping) for value in entry.values()) or ":" not in title:
+        for key, value in entry.items():
+            yield from _rows(f"{title}: {key}", value)
+    else:
+        yield title, _listed(entry)
 
 
 def _listed(mapping: Mapping[str, Any]) -> str:

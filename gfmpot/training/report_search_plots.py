@@ -31,6 +31,9 @@ from gfmpot.training.report_style import (
 SPREAD = 20.0
 """Ratio of the ends of a range from which on its axis is logarithmic."""
 
+UNITS = (("hours", 3600.0), ("minutes", 60.0), ("seconds", 1.0))
+"""Of time axes; one that has two of them, at least."""
+
 LABELLED = 12
 """Points of a front that have numbers."""
 
@@ -48,11 +51,13 @@ def _best_so_far(searches: Sequence[Search], column: str) -> Picture:
     figure, (axis,) = panels(1, 1, 3.6)
     timed = all(bool(np.isfinite(search.values(FINISHED)).all()) for search in searches)
     colours = [MAIN] if len(searches) == 1 else [CYCLE[i % len(CYCLE)] for i in range(len(searches))]
+    longest = max((float(search.values(FINISHED).max()) for search in searches), default=0.0) if timed else 0.0
+    unit, seconds = next(each for each in UNITS if longest >= 2 * each[1] or each[1] == 1)
     for search, colour in zip(searches, colours, strict=True):
-        _one_search(axis, search, column, colour, timed=timed, alone=len(searches) == 1)
+        _one_search(axis, search, column, colour, seconds=seconds if timed else None, alone=len(searches) == 1)
     if column == LOSS:
         _loss_scale(axis, [search.losses for search in searches])
-    axis.set_xlabel("hours of searching" if timed else "trial")
+    axis.set_xlabel(f"{unit} of searching" if timed else "trial")
     axis.set_ylabel("validation loss" if column == LOSS else column.replace("_", " "))
     if len(searches) > 1:
         legend(figure, axis)
@@ -67,10 +72,11 @@ def _best_so_far(searches: Sequence[Search], column: str) -> Picture:
     return picture(name, f"{better}.", figure)
 
 
-def _one_search(axis: Any, search: Search, column: str, colour: str, *, timed: bool, alone: bool) -> None:
+def _one_search(axis: Any, search: Search, column: str, colour: str, *, seconds: float | None, alone: bool) -> None:
+    """Over time in units of so many seconds, or over trials."""
     finished = search.values(FINISHED)
-    order = np.argsort(finished, kind="stable") if timed else np.arange(len(search.rows))
-    places = finished[order] / 3600 if timed else 1.0 + order
+    order = np.argsort(finished, kind="stable") if seconds else np.arange(len(search.rows))
+    places = finished[order] / seconds if seconds else 1.0 + order
     found = (search.losses if column == LOSS else search.values(column))[order]
     best = (np.fmin if column == LOSS else np.fmax).accumulate(found)
     faint = {"color": LIGHT, "label": "trial"} if alone else {"color": colour, "alpha": 0.35, "linewidth": 0}
