@@ -82,9 +82,20 @@ def _show(ranking: Sequence[Ranked] | None, folder: Path) -> None:
     if ranking is None:
         note("stopped; the same command goes on")
         return
+    from gfmpot.hpo.promotion import BASELINE
+
     columns = ["", "configuration", "validation loss", "epochs", "hours", "loss in the search", "note"]
+    about = {BASELINE: "defaults, which may lie outside of what was searched"}
     rows = [
-        [str(i), r.name, r.validation_loss, r.epochs, r.hours, r.searched_loss, r.reason]
+        [
+            str(i),
+            r.name,
+            r.validation_loss,
+            r.epochs,
+            r.hours,
+            r.searched_loss,
+            r.reason or about.get(r.name.rpartition("-")[2]),
+        ]
         for i, r in enumerate(ranking, 1)
     ]
     table(columns, rows)
