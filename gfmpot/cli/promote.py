@@ -82,10 +82,8 @@ def _show(ranking: Sequence[Ranked] | None, folder: Path) -> None:
     if ranking is None:
         note("stopped; the same command goes on")
         return
-    from gfmpot.hpo.promotion import BASELINE
-
     columns = ["", "configuration", "validation loss", "epochs", "hours", "loss in the search", "note"]
-    about = {BASELINE: "defaults, which may lie outside of what was searched"}
+    defaults = "defaults, which may lie outside of what was searched"
     rows = [
         [
             str(i),
@@ -94,7 +92,7 @@ def _show(ranking: Sequence[Ranked] | None, folder: Path) -> None:
             r.epochs,
             r.hours,
             r.searched_loss,
-            r.reason or about.get(r.name.rpartition("-")[2]),
+            r.reason or (defaults if r.searched_loss is None else None),
         ]
         for i, r in enumerate(ranking, 1)
     ]

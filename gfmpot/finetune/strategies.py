@@ -143,11 +143,17 @@ def _able(model: Potential, frames: FrameSet) -> list[int]:
     Raises:
         ValueError: there is none.
     """
+    able = _with_elements(model, frames)
+    if not able:
+        raise ValueError("no branch of the model has all the elements of the data; use --strategy unfrozen")
+    return able
+
+
+def _with_elements(model: Potential, frames: FrameSet) -> list[int]:
+    """The branches that have all the elements; there may be none."""
     present = (frames.composition() > 0).any(axis=0)
     supported = model.references.supported[:, 1:].cpu().numpy()
     able: list[int] = np.flatnonzero(supported[:, present].all(axis=1)).tolist()
-    if not able:
-        raise ValueError("no branch of the model has all the elements of the data; use --strategy unfrozen")
     return able
 
 
@@ -179,17 +185,11 @@ def reference_energies(model: Potential, train: FrameSet) -> dict[str, float]:
     They are corrections to those of the branch that come closest, if any does: with few structures of many elements, a
     fit alone knows little.
     """
-    present = (train.composition() > 0).any(axis=0)
-    tables = [branch.e0 for branch in model.branches if (present <= _given(branch.e0)).all()]
+    tables = [model.branches[b].e0 for b in _with_elements(model, train)]
     if not tables:
         return fit_reference_energies(train.composition(), train.energy)
     best = min(tables, key=lambda table: _spread(train, train.energy - train.composition() @ element_table(table)))
     return _references(train, train.energy, best)
-
-
-def _given(table: Mapping[str, float]) -> NDArray[np.bool_]:
-    """(118,) which elements a table has."""
-    return np.isin(chemical_symbols[1:], list(table))
 
 
 def _spread(frames: FrameSet, energies: Floats) -> float:

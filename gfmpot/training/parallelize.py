@@ -273,11 +273,10 @@ class _Trunk(nn.Module):
 
     def __init__(self, potential: Potential) -> None:
         super().__init__()
-        self.backbone, self.embedding, self.saturation = potential.backbone, potential.embedding, potential.saturation
+        self.backbone, self.embedding, self.shown = potential.backbone, potential.embedding, potential.shown
 
     def forward(self, vectors: Tensor, graph: AtomGraph) -> Tensor:
-        shown = self.saturation(vectors, graph) if self.saturation else vectors
-        features: Tensor = self.backbone(self.embedding(graph), shown, graph)
+        features: Tensor = self.backbone(self.embedding(graph), self.shown(vectors, graph), graph)
         return features
 
 

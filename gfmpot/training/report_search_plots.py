@@ -51,13 +51,12 @@ def _best_so_far(searches: Sequence[Search], column: str) -> Picture:
     figure, (axis,) = panels(1, 1, 3.6)
     timed = all(bool(np.isfinite(search.values(FINISHED)).all()) for search in searches)
     colours = [MAIN] if len(searches) == 1 else [CYCLE[i % len(CYCLE)] for i in range(len(searches))]
-    longest = max((float(search.values(FINISHED).max()) for search in searches), default=0.0) if timed else 0.0
-    unit, seconds = next(each for each in UNITS if longest >= 2 * each[1] or each[1] == 1)
+    label, seconds = _time_axis(searches) if timed else ("trial", None)
     for search, colour in zip(searches, colours, strict=True):
-        _one_search(axis, search, column, colour, seconds=seconds if timed else None, alone=len(searches) == 1)
+        _one_search(axis, search, column, colour, seconds=seconds, alone=len(searches) == 1)
     if column == LOSS:
         _loss_scale(axis, [search.losses for search in searches])
-    axis.set_xlabel(f"{unit} of searching" if timed else "trial")
+    axis.set_xlabel(label)
     axis.set_ylabel("validation loss" if column == LOSS else column.replace("_", " "))
     if len(searches) > 1:
         legend(figure, axis)
@@ -70,6 +69,13 @@ def _best_so_far(searches: Sequence[Search], column: str) -> Picture:
         else "Objectives of the trials and the best so far; larger is better"
     )
     return picture(name, f"{better}.", figure)
+
+
+def _time_axis(searches: Sequence[Search]) -> tuple[str, float]:
+    """Its label, and the seconds of its unit."""
+    longest = max(float(search.values(FINISHED).max()) for search in searches)
+    unit, seconds = next(each for each in UNITS if longest >= 2 * each[1] or each is UNITS[-1])
+    return f"{unit} of searching", seconds
 
 
 def _one_search(axis: Any, search: Search, column: str, colour: str, *, seconds: float | None, alone: bool) -> None:
