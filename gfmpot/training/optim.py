@@ -11,12 +11,9 @@ import torch
 from torch import Tensor
 
 from gfmpot.config import tunable
+from gfmpot.training.muon import Muon
 from gfmpot.training.parallelize import local
 from gfmpot.training.parameters import is_matrix, is_shared
-
-MUON_STEP = "match_rms_adamw"
-"""PyTorch's name for steps of 0.2 √max(rows, columns) (Liu et al., arXiv:2502.16982, section 2.2)."""
-
 
 AWAKENING = 0.05
 """Of a run, over which the rate of the backbone rises after heads have been trained alone."""
@@ -27,7 +24,7 @@ class OptimConfig:
     """A method with linear warm-up, a schedule, gradient clipping and an exponential moving average of the weights."""
 
     method: Literal["adamw", "muon"] = tunable("adamw", choices=("adamw", "muon"))
-    """``muon``: the backbone's matrices take orthogonal steps (Jordan et al., 2024; :class:`torch.optim.Muon`), all
+    """``muon``: the backbone's matrices take orthogonal steps (Jordan et al., 2024; :mod:`gfmpot.training.muon`), all
     else takes AdamW's. Fewer steps to the same error; not with ``parallel: fsdp``, which has only parts of a matrix."""
 
     learning_rate: float = tunable(2e-3, 1e-5, 3e-3, log=True)
@@ -149,7 +146,7 @@ class Optimizer(Generic[P]):
         factor = 1.0 if slower is None else slower / self.config.learning_rate
         groups = [{"params": shared, "factor": factor, "shared": True}, {"params": others, "factor": 1.0}]
         self._adam = torch.optim.AdamW([g for g in groups if g["params"]], weight_decay=decay, foreach=True)
-        self._muon = torch.optim.Muon(matrices, weight_decay=decay, adjust_lr_fn=MUON_STEP) if matrices else None
+        self._muon = Muon(matrices, weight_decay=decay) if matrices else None
         # What they would make on their first step, there already for a checkpoint to be read into.
         for p in [*shared, *others]:
             zeros = {name: torch.zeros_like(p, requires_grad=False) for name in ("exp_avg", "exp_avg_sq")}
