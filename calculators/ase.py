@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -18,6 +19,11 @@ from gfmpot.models import Potential
 
 if TYPE_CHECKING:
     from gfmpot.inference.certificate import Certificate
+
+FORCES_NOT_LEARNT = (
+    "this model was trained on energies alone: its forces and stresses are derivatives that nobody has checked; relax "
+    "and run dynamics with a model that has learnt forces"
+)
 
 
 class GFMCalculator(Calculator):  # type: ignore[misc]
@@ -174,6 +180,8 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
             PropertyNotImplementedError: stress without a volume, or per-atom energies of a graph-level model.
         """
         super().calculate(atoms, properties, system_changes)
+        if {"forces", "stress"} & set(properties) and not self.potential.forces_learnt:
+            warnings.warn(FORCES_NOT_LEARNT, UserWarning, stacklevel=2)
         (self.results,) = self.predictor(self._graph(self.atoms, self._verlet))
         if "stress" in properties and "stress" not in self.results:
             raise PropertyNotImplementedError(

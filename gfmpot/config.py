@@ -42,8 +42,13 @@ def tunable(
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``"; did you mean 'painn'?"``, or the list of known names when nothing is close."""
     known = sorted(known)
+    return closest(name, known) or f"; known: {', '.join(known) or 'none'}"
+
+
+def closest(name: str, known: Iterable[str]) -> str:
+    """``"; did you mean 'painn'?"``, or nothing when nothing is close."""
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else f"; known: {', '.join(known) or 'none'}"
+    return f"; did you mean {close[0]!r}?" if close else ""
 
 
 def similar_name(path: Path) -> str:
@@ -112,7 +117,8 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
         return _convert_union(args, value, where)
     if origin is Literal:
         if value not in args:
-            raise ValueError(f"{where}: got {value!r}{did_you_mean(str(value), map(str, args))}")
+            choices = ", ".join(map(str, args))
+            raise ValueError(f"{where}: got {value!r}, choices are {choices}{closest(str(value), map(str, args))}")
         return value
     if origin in (tuple, list):
         return _convert_sequence(origin, args, value, where)

@@ -54,7 +54,7 @@ def test_yaml(tmp_path: Path) -> None:
         ({"name": "x", "count": True}, r"Outer\.count: expected int, got True"),
         ({"name": "x", "files": "f"}, r"Outer\.files: expected a list, got 'f'"),
         ({"name": "x", "inner": {"rate": "fast"}}, r"Outer\.inner\.rate: expected float, got 'fast'"),
-        ({"name": "x", "inner": {"kind": "c"}}, r"Outer\.inner\.kind: got 'c'"),
+        ({"name": "x", "inner": {"kind": "c"}}, r"Outer\.inner\.kind: got 'c', choices are a, b"),
         ({"name": "x", "parts": [{}, {"rat": 1}]}, r"Outer\.parts\[1\]: unknown key 'rat'; did you mean 'rate'"),
         ({"name": "x", "table": {"H": "heavy"}}, r"Outer\.table\.H: expected float, got 'heavy'"),
         ({"name": "x", "limit": "none"}, r"Outer\.limit: expected float, got 'none'"),

@@ -66,6 +66,12 @@ class Potential(Trunk):
         """Whether the energy is a sum over atoms."""
         return self.config.head.readout == "atomwise"
 
+    @property
+    def forces_learnt(self) -> bool:
+        """Whether forces or stresses were trained, too; not what the derivatives of a model of energies alone are."""
+        loss = self.metadata.get("training", {}).get("settings", {}).get("loss", {})
+        return any(loss.get(name, 1.0) != 0 for name in ("forces", "stress"))
+
     def forward(
         self,
         graph: AtomGraph,

@@ -27,6 +27,7 @@ from gfmpot import GFMCalculator
 from gfmpot.calculators.dynamics import draw_velocities
 from gfmpot.graph import InvalidStructureError
 from gfmpot.models import UnsupportedElementsError
+from gfmpot.models.potential import rebuilt
 
 
 @pytest.fixture(scope="module")
@@ -260,6 +261,19 @@ def test_untrained_charge_warns_once() -> None:
     atoms.rattle(0.01)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        atoms.get_forces()
+
+
+def test_forces_that_were_not_learnt_warn() -> None:
+    shipped = GFMCalculator().potential
+    training = {"settings": {"loss": {"energy": 1.0, "forces": 0.0, "stress": 0.0}}}
+    atoms = mgo()
+    atoms.calc = GFMCalculator(rebuilt(shipped, metadata={**shipped.metadata, "training": training}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        atoms.get_potential_energy()
+    atoms.calc.reset()
+    with pytest.warns(UserWarning, match="trained on energies alone"):
         atoms.get_forces()
 
 

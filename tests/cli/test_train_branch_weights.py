@@ -89,7 +89,10 @@ def test_alignment_may_stay(tiny_model: Path, folder: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--teacher", "labels"), "branch_weights.teacher: got 'labels'; did you mean 'label'?"),
+        (
+            ("--teacher", "labels"),
+            "branch_weights.teacher: got 'labels', choices are label, branch; did you mean 'label'?",
+        ),
         (("--epochs", 0), "epochs must be positive, got 0"),
         (("--out", "new.pt"), "--out new.pt: the name of a checkpoint ends in .safetensors"),
         (("--out", "nowhere/new.safetensors"), "there is no folder nowhere"),

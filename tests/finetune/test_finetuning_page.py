@@ -7,22 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ase import Atoms
-from ase.build import molecule
 from fine_tuning import METALS, metals, two_branches, written
 from pages import DOCS, blocks, gfmpot, run
+from qm9_tables import write_qm9
 from typer.testing import CliRunner
 
 from gfmpot.cli import app
 from gfmpot.models import load, save
 
 PAGE = DOCS / "finetuning.md"
-HARTREE = 27.211386
-COLUMNS = (
-    *("Dipole_debye", "Polarizability_bohr3", "HOMO_au", "LUMO_au", "HOMO_LUMO_gap_au", "R2_bohr2", "ZPVE_au"),
-    *("InternalEnergy_0K_au", "InternalEnergy_298K_au", "Enthalphy_298K_au", "GibbsFreeEnergy_298K_au"),
-    "Heatcapacity_Cv_cal_mol_K",
-)
 
 
 @pytest.fixture
@@ -30,23 +23,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("GFMPOT_CACHE", str(tmp_path / "cache"))
     return tmp_path
-
-
-def write_qm9(folder: Path, count: int) -> None:
-    """Tables of the package qm9pack, of rattled molecules with made-up energies."""
-    folder.mkdir()
-    rows = [",".join(("XYZ_file", "Index", "Elements", "XYZ_Ang", *COLUMNS))]
-    for i in range(1, count + 1):
-        atoms = molecule(("CH4", "H2O", "NH3", "C2H6", "CH3OH", "C2H4")[i % 6])
-        atoms.rattle(0.03, seed=i)
-        places, symbols = atoms.positions.tolist(), atoms.get_chemical_symbols()
-        rows.append(f'"dsgdb9nsd_{i:06d}.xyz",{i},"{symbols}","{places}",{values(atoms, i)}')
-    (folder / "qm9_part1.csv").write_text("\n".join(rows) + "\n")
-
-
-def values(atoms: Atoms, i: int) -> str:
-    energy = sum({1: -0.5, 6: -38.0, 7: -54.7, 8: -75.2}[z] for z in atoms.numbers) + 1e-3 * (i % 7)
-    return ",".join(["0.0"] * 7 + [f"{energy:.6f}"] * 4 + ["6.4"])
 
 
 def test_the_page_runs(here: Path) -> None:

@@ -1,0 +1,220 @@
+"""Molecules with bonds turned, labelled by GFN2-xTB: ``python recipes/label_torsions.py --qm9 PATH --out FILE.npz``.
+
+Rattled molecules say little about rotational barriers. Here one to three bonds that can turn do so, by any angle, and
+what then does not clash is labelled (tblite, an extra of the tests: ``pip install tblite``). Molecules of QM9 stay in
+their own group, so that those held out of pretraining still are. Parts that are labelled are kept in FILE.parts until
+the file is whole; the same command goes on after a kill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Sequence
+from contextlib import ExitStack
+from multiprocessing.pool import Pool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
+from numpy.typing import NDArray
+from rich.progress import track
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+from scipy.spatial.distance import pdist, squareform
+from scipy.spatial.transform import Rotation
+
+from gfmpot.data.frame import Frame, Rejected
+from gfmpot.finetune.readers.qm9 import QM9
+from gfmpot.units import BOHR, HARTREE
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+BOND = 1.25
+"""Of the sum of covalent radii: nearer atoms are bonded."""
+
+MULTIPLE = 0.9
+"""Of the sum of covalent radii: shorter bonds are double ones, which do not turn."""
+
+CLASH = 1.6
+"""Of the sum of covalent radii: atoms that are not bonded may come this near, or as near as they were."""
+
+RATTLE = 0.06
+"""Å, the most, of the standard deviation of positions."""
+
+MAX_FORCE = 30.0
+"""eV/Å; structures with larger ones are dropped."""
+
+HELD_OUT = ("CH2O2", "C2H6", "C4H10", "H2O2")
+"""Of benchmarks/accuracy.py, whose barriers are not to be learnt by heart."""
+
+PART = 100
+"""Structures that are labelled and kept together."""
+
+PER_ATOM = ("numbers", "positions", "forces")
+KINDS = {"numbers": np.uint8, "positions": np.float32, "forces": np.float32, "natoms": np.int32, "group": np.int32}
+META = {
+    "name": "gfn2_torsions",
+    "theory": "GFN2-xTB (semi-empirical tight binding)",
+    "licence": "CC0 (QM9 geometries); labels computed",
+    "citation": "Bannwarth et al., J. Chem. Theory Comput. 15, 1652 (2019); Ramakrishnan et al., Sci. Data 1, 140022 "
+    "(2014)",
+    "notes": "QM9 molecules with one to three bonds turned and rattled by 0 to 0.06 Å",
+}
+
+
+def bonds(numbers: Ints, positions: Floats) -> Ints:
+    """Pairs (B, 2) of bonded atoms."""
+    radii = covalent_radii[numbers]
+    near = squareform(pdist(positions)) < BOND * (radii[:, None] + radii)
+    return np.argwhere(np.triu(near, 1))
+
+
+def turning(numbers: Ints, positions: Floats) -> list[tuple[int, int, NDArray[np.bool_]]]:
+    """Bonds that can turn, as their two atoms, and which atoms move with the second one."""
+    pairs, n = bonds(numbers, positions), len(numbers)
+    neighbours = np.bincount(pairs.ravel(), minlength=n)
+    found = []
+    for k, (i, j) in enumerate(pairs):
+        length = np.linalg.norm(positions[i] - positions[j])
+        double = length < MULTIPLE * covalent_radii[numbers[[i, j]]].sum()
+        if double or min(neighbours[i], neighbours[j]) < 2:
+            continue
+        rest = np.delete(pairs, k, axis=0)
+        graph = coo_array((np.ones(len(rest)), (rest[:, 0], rest[:, 1])), shape=(n, n))
+        part = connected_components(graph, directed=False)[1]
+        if part[i] != part[j]:  # not in a ring
+            found.append((int(i), int(j), part == part[j]))
+    return found
+
+
+def turned(frame: Frame, rng: np.random.Generator) -> Floats | None:
+    """Other positions (n, 3) of a molecule, in float32 as they are kept; None if there are none without a clash."""
+    numbers, start = frame.numbers, frame.positions
+    able = turning(numbers, start)
+    if not able:
+        return None
+    radii = covalent_radii[numbers]
+    reach = np.minimum(CLASH * (radii[:, None] + radii), squareform(pdist(start)) * 0.95)
+    np.fill_diagonal(reach, -1.0)
+    before = bonds(numbers, start)
+    for _ in range(20):
+        positions = start.copy()
+        for k in rng.permutation(len(able))[: rng.integers(1, 4)]:
+            i, j, moves = able[k]
+            axis = positions[j] - positions[i]
+            turn = Rotation.from_rotvec(rng.uniform(-np.pi, np.pi) * axis / np.linalg.norm(axis))
+            positions[moves] = turn.apply(positions[moves] - positions[j]) + positions[j]
+        clashes = squareform(pdist(positions)) < reach
+        clashes[before[:, 0], before[:, 1]] = clashes[before[:, 1], before[:, 0]] = False
+        if not clashes.any():
+            positions += rng.normal(scale=rng.uniform(0.0, RATTLE), size=positions.shape)
+            return positions.astype(np.float32).astype(np.float64)
+    return None
+
+
+def labelled(numbers: Ints, positions: Floats) -> tuple[float, Floats] | None:
+    """Energy (eV) and forces (eV/Å); None where the electrons do not settle."""
+    from tblite.interface import Calculator
+
+    calculator = Calculator("GFN2-xTB", numbers, positions / BOHR)
+    calculator.set("verbosity", 0)
+    try:
+        result = calculator.singlepoint()
+    except RuntimeError:
+        return None
+    return float(result.get("energy")) * HARTREE, -np.asarray(result.get("gradient")) * HARTREE / BOHR
+
+
+def part(job: tuple[Path, Sequence[Frame], int, int]) -> Path:
+    """Label so many molecules, turned, and keep what came of it."""
+    out, frames, first, seed = job
+    if out.exists():
+        return out
+    rows: dict[str, list[Any]] = {name: [] for name in ("natoms", "numbers", "positions", "energy", "forces", "group")}
+    for k, frame in enumerate(frames, first):
+        positions = turned(frame, np.random.default_rng([seed, k]))
+        label = None if positions is None else labelled(frame.numbers, positions)
+        if positions is None or label is None or np.linalg.norm(label[1], axis=1).max() > MAX_FORCE:
+            continue
+        values = (len(positions), frame.numbers, positions, *label, int(frame.group))
+        for name, value in zip(rows, values, strict=True):
+            rows[name].append(value)
+    write(out, joined(rows))
+    return out
+
+
+def joined(rows: dict[str, list[Any]]) -> dict[str, Any]:
+    """Arrays of the packed layout."""
+    whole = {n: np.concatenate(v) if n in PER_ATOM and v else np.array(v) for n, v in rows.items()}
+    return {n: np.asarray(a, KINDS.get(n)) for n, a in whole.items()}
+
+
+def write(path: Path, arrays: dict[str, Any]) -> None:
+    """At once or not at all."""
+    unfinished = path.with_name(f".{os.getpid()}-{path.name}")
+    np.savez_compressed(unfinished, **arrays)
+    unfinished.replace(path)
+
+
+def chosen(source: Path, structures: int, seed: int) -> list[Frame]:
+    """Molecules to be turned, every number of heavy atoms as often as another, so that the few small ones come often.
+
+    Small molecules have barriers that are not hidden behind others.
+    """
+    rng, reader = np.random.default_rng(seed), QM9()
+    count = reader.count(source)
+    # QM9 begins with its small molecules.
+    candidates = np.union1d(np.arange(min(2000, count)), rng.permutation(count)[:structures]).tolist()
+    sizes: dict[int, list[Frame]] = {}
+    for example in track(reader.read(source, candidates), "reading", total=len(candidates)):
+        frame = None if isinstance(example, Rejected) else example.frame
+        if frame and _formula(frame.numbers) not in HELD_OUT and turning(frame.numbers, frame.positions):
+            sizes.setdefault(int((frame.numbers > 1).sum()), []).append(frame)
+    if not sizes:
+        raise SystemExit(f"error: {source} has no molecules with bonds that can turn")
+    groups = [sizes[size] for size in sorted(sizes)]
+    return [groups[k % len(groups)][rng.integers(len(groups[k % len(groups)]))] for k in range(structures)]
+
+
+def _pool(workers: int) -> Pool:
+    return multiprocessing.get_context("spawn").Pool(workers)
+
+
+def _formula(numbers: Ints) -> str:
+    return str(Atoms(numbers=numbers).get_chemical_formula(mode="hill"))
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--qm9", type=Path, required=True, help="QM9 in any form that `gfmpot finetune qm9` reads")
+    parser.add_argument("--out", type=Path, required=True, help="a packed file (.npz)")
+    parser.add_argument("--structures", type=int, default=10_000, help="to try; some clash or do not settle")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # molecules are small: a worker each is faster
+    parts = given.out.with_name(f"{given.out.name}.parts-{given.structures}-{given.seed}")
+    parts.mkdir(parents=True, exist_ok=True)
+    frames = chosen(given.qm9, given.structures, given.seed)
+    starts = range(0, len(frames), PART)
+    jobs = [(parts / f"{a}.npz", frames[a : a + PART], a, given.seed) for a in starts]
+    with ExitStack() as stack:
+        one_by_one = map if given.workers < 2 else stack.enter_context(_pool(given.workers)).imap
+        files = list(track(one_by_one(part, jobs), "labelling", total=len(jobs)))
+    pieces = [dict(np.load(file)) for file in files]
+    arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    write(given.out, {**arrays, "meta": np.array(json.dumps(META | {"seed": given.seed}))})
+    shutil.rmtree(parts)
+    print(f"{given.out}: {len(arrays['energy'])} structures of {len(set(arrays['group'].tolist()))} molecules")
+
+
+if __name__ == "__main__":
+    main()
