@@ -79,6 +79,16 @@ STORES = (
         },
     ),
     Store(
+        "torsions_gfn2",
+        ("gfn2_torsions.npz",),
+        about={
+            "branch": "molecules-gfn2",
+            "theory": "GFN2-xTB",
+            "licence": "CC0 (QM9 geometries); labels computed for this project",
+            "citation": "as molecules-gfn2",
+        },
+    ),
+    Store(
         "rmd17_pbe",
         ("rmd17_pbe.npz",),
         about={

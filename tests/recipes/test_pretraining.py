@@ -38,9 +38,16 @@ branch_weights: {structures: 30, epochs: 5}
 """
 
 
-@pytest.mark.parametrize("recipe", [pretrain_default, pretrain_lead])
-def test_stores_are_those_of_the_settings(recipe: object) -> None:
-    run = from_yaml(TrainConfig, Path(str(recipe.__file__)).with_suffix(".yaml"))  # type: ignore[attr-defined]
+@pytest.mark.parametrize(
+    ("recipe", "settings"),
+    [
+        (pretrain_default, "pretrain_default"),
+        (pretrain_default, "pretrain_default_on"),
+        (pretrain_lead, "pretrain_lead"),
+    ],
+)
+def test_stores_are_those_of_the_settings(recipe: object, settings: str) -> None:
+    run = from_yaml(TrainConfig, RECIPES / f"{settings}.yaml")
     named = [file for branch in run.branches for file in branch.files]
     assert named == [f"{store.name}.bp" for store in recipe.STORES]  # type: ignore[attr-defined]
     PotentialConfig.from_mapping(run.model)
