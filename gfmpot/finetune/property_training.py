@@ -20,7 +20,6 @@ from gfmpot.data.split import SplitName
 from gfmpot.finetune.metrics import Metrics, classification, regression
 from gfmpot.finetune.property_data import Floats, Part, PropertyData
 from gfmpot.finetune.property_network import PropertyNetwork
-from gfmpot.finetune.property_progress import Show, progress_bar
 from gfmpot.finetune.property_settings import PropertySettings, losses
 from gfmpot.finetune.stopped import Stopped
 from gfmpot.finetune.temperature import fit_temperature
@@ -30,6 +29,7 @@ from gfmpot.telemetry import Sinks, open_sinks
 from gfmpot.training.optim import Optimizer
 from gfmpot.training.parameters import is_shared
 from gfmpot.training.position import changed_settings
+from gfmpot.training.progress import Show, progress_bar
 from gfmpot.training.state import StateFolder
 
 
@@ -46,7 +46,7 @@ def train_property(
     """Train a copy of ``model``; a run that was killed goes on where its last state was, to the identical result.
 
     On CPUs the same settings and number of threads give the same bits. The test split is not looked at. ``folder`` gets
-    the states, ``log.jsonl`` (see :func:`~gfmpot.finetune.property_progress.learning_curve`) and ``model.safetensors``.
+    the states, ``log.jsonl`` and ``model.safetensors``.
 
     Args:
         model: begun with (:meth:`PropertyModel.begun_with`), its scaling fitted to the training split.

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from rich.table import Table
@@ -17,6 +17,8 @@ from gfmpot.telemetry import Sampler
 from gfmpot.training.loss import LossConfig, LossSums
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from gfmpot.training.config import TelemetryConfig
 
 
@@ -55,6 +57,15 @@ class Window:
             for name, row in zip(self._branches, rows, strict=True)
         ]
 
+    def table(self) -> Table:
+        """Errors by branch, to be looked at."""
+        table = Table(box=None, pad_edge=False)
+        for column in ("training errors since the last record", "meV/atom", "meV/Å"):
+            table.add_column(column, justify="left" if column.startswith("training") else "right")
+        for name, energy, forces in self.means():
+            table.add_row(name, *("–" if value is None else f"{1e3 * value:.0f}" for value in (energy, forces)))
+        return table
+
     def record(self, config: LossConfig) -> dict[str, Any]:
         """Means over all ranks, and a new window; collective."""
         seconds = max(1e-9, time.perf_counter() - self._begun)
@@ -89,43 +100,43 @@ class Window:
         self._norm, self._begun = 0.0, time.perf_counter()
 
 
+class Show(Protocol):
+    """Told how far a run is."""
+
+    def __call__(self, done: float, note: str, below: Callable[[], RenderableType] | None = None) -> None:
+        """The share done, what stands beside the bar, and what makes the table under it, if there is one."""
+
+
 @contextmanager
-def progress_bar(shown: bool) -> Iterator[Callable[[float, float, Window], None]]:
-    """A bar with epoch, rate and time left, over errors by branch; call it with share done, epoch and window.
+def progress_bar(title: str, *, shown: bool) -> Iterator[Show]:
+    """A bar with a note and the time left.
 
     There is none where output is not a terminal: the log has what a file should have.
     """
     from rich import get_console
 
     if not shown or not get_console().is_terminal:
-        yield lambda done, epoch, window: None
+        yield lambda done, note, below=None: None
         return
     from rich.console import Group
     from rich.live import Live
     from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-    bar = Progress(BarColumn(), TaskProgressColumn(), TextColumn("{task.fields[note]}"), TimeRemainingColumn())
-    task = bar.add_task("training", total=1.0, note="")
+    text = (TextColumn("{task.description}"), TextColumn("{task.fields[note]}"))
+    bar = Progress(text[0], BarColumn(), TaskProgressColumn(), text[1], TimeRemainingColumn())
+    task = bar.add_task(title, total=1.0, note="")
     started: list[float] = []
     with Live(bar, refresh_per_second=2) as live:
 
-        def show(done: float, epoch: float, window: Window) -> None:
+        def show(done: float, note: str, below: Callable[[], RenderableType] | None = None) -> None:
             if not started:  # what an earlier run did must not count for the rate of this one
                 started.append(done)
                 bar.reset(task, total=1.0)
-            bar.update(task, completed=done, note=f"epoch {epoch:.2f}, {window.rate:.3g} structures/s")
-            live.update(Group(bar, _branch_table(window)))
+            bar.update(task, completed=done, note=note)
+            if below is not None:
+                live.update(Group(bar, below()))
 
         yield show
-
-
-def _branch_table(window: Window) -> Table:
-    table = Table(box=None, pad_edge=False)
-    for column in ("training errors since the last record", "meV/atom", "meV/Å"):
-        table.add_column(column, justify="left" if column.startswith("training") else "right")
-    for name, energy, forces in window.means():
-        table.add_row(name, *("–" if value is None else f"{1e3 * value:.0f}" for value in (energy, forces)))
-    return table
 
 
 @contextmanager

@@ -189,7 +189,7 @@ class Trainer:
             self._validate(sinks)  # what training begins with may be the best
         batches = loader.batches(self._position.stream)
         resources.callback(batches.close)  # type: ignore[attr-defined]
-        with progress_bar(self.launch.is_main) as bar, self.timer("epoch"):
+        with progress_bar("training", shown=self.launch.is_main) as bar, self.timer("epoch"):
             stop = False
             while not stop and self.done < 1.0:
                 begun = time.perf_counter()
@@ -198,7 +198,7 @@ class Trainer:
                 due = time.monotonic() - saved > 60 * self.config.checkpoint_minutes
                 stop, due = self._train_on(batch, window, stop=end.requested or deadline.reached, due=due)
                 self._position.seconds += time.perf_counter() - begun
-                bar(self.done, self.epoch, window)
+                bar(self.done, f"epoch {self.epoch:.2f}, {window.rate:.3g} structures/s", window.table)
                 if self.step % self.config.telemetry.log_every == 0 or stop or self.done >= 1.0:
                     self._log(sinks, window, sampler)
                 if self.step % self.config.validate_every == 0 or self.done >= 1.0:

@@ -19,7 +19,6 @@ import torch
 from property_samples import DEFECT, GAP, METAL, TARGETS, ZPVE, labelled, small_potential
 
 from gfmpot.finetune.property_data import GraphBatches, PropertyData
-from gfmpot.finetune.property_progress import learning_curve
 from gfmpot.finetune.property_settings import PropertySettings, losses
 from gfmpot.finetune.property_training import evaluate_property, predict_values, train_property
 from gfmpot.finetune.stopped import Stopped
@@ -30,6 +29,17 @@ from gfmpot.telemetry import read_records
 from gfmpot.training.optim import OptimConfig
 
 Splits = dict[Any, PropertyData]
+
+
+def learning_curve(folder: Path) -> list[dict[str, Any]]:
+    """By epoch, what the log says, once each: ``train`` and ``valid`` loss, ``metrics``."""
+    epochs: dict[int, dict[str, Any]] = {}
+    for record in read_records(folder / "log.jsonl")[0]:
+        if record.get("kind") in ("train", "valid"):
+            epoch = epochs.setdefault(record["epoch"], {"epoch": record["epoch"]})
+            epoch[record["kind"]] = record["loss"]
+            epoch |= {"metrics": record["metrics"]} if "metrics" in record else {}
+    return [epochs[number] for number in sorted(epochs)]
 
 
 @functools.cache
