@@ -107,7 +107,10 @@ def _search(protocol: Protocol, budget: Any, start: Any, target: Path, *, ray: b
 
 
 def _show(space: SearchSpace) -> None:
-    rows = [[p.name, p.range, str(p.default), p.source] for p in space.parameters]
+    rows = [
+        [p.name, p.range, str(p.default) if p.start == p.default else f"{p.default}; begins with {p.start}", p.source]
+        for p in space.parameters
+    ]
     table(["searched", "range", "default", "range from"], rows)
     facts(space.fixed)
 

@@ -125,7 +125,6 @@ def _run(
     device: torch.device,
     end: EndOfJob,
 ) -> Outcome:
-    folder.mkdir(parents=True, exist_ok=True)
     trained: Potential | PropertyModel
     if task.target.kind == "energy":
         potential, facts = train_energies(task, setting, examples, model, folder, device, end)

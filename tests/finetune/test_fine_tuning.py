@@ -116,9 +116,13 @@ def test_new_heads_begin_with_what_a_branch_knows_of_elements(model: Potential) 
     assert branch_info(TASK, formation, known).e0 == pytest.approx({"Al": -0.2, "Cu": -0.2}, abs=0.1)
 
 
-def test_elements_that_the_model_has_never_seen(data: Examples) -> None:
+def test_elements_that_the_model_has_never_seen(data: Examples, tmp_path: Path) -> None:
+    stranger = two_branches(("H", "Cu"))
     with pytest.raises(ValueError, match=r"has never seen Al, which the data have; .* --strategy scratch"):
-        prepare(TASK, Setting("unfrozen"), data, two_branches(("H", "Cu")))
+        prepare(TASK, Setting("unfrozen"), data, stranger)
+    with pytest.raises(ValueError, match="has never seen Al"):
+        run(TASK, data, stranger, tmp_path / "runs", "unfrozen")
+    assert not (tmp_path / "runs").exists()
 
 
 @pytest.fixture(scope="module")

@@ -121,6 +121,7 @@ def test_a_recipe_runs(name: str, model: Path, tmp_path: Path) -> None:
     assert all(mean is not None and mean >= 0 for mean in row["means"])
     page = (tmp_path / "run" / "results.md").read_text()
     assert page.startswith(f"# {task.title}\n")
+    assert f"Trained for 1 epochs in batches of {task.batch}." in page
     assert all(note in page for note in task.notes)
     assert (tmp_path / "run" / "parity.png").stat().st_size > 5000
     assert task.title in shown
