@@ -102,11 +102,11 @@ STORES = (
 )
 
 DESCRIPTION = """\
-A general model for first looks: PaiNN with 128 features, three message passes and a cutoff of 5 Å, trained in less than
-two hours on two CPU cores. Inorganic crystals of 89 elements are answered for by branches distilled from CHGNet (which
-cannot be better than CHGNet) and by one of a few thousand PBE calculations; molecules of H, C, N, O, F, P, S, Cl and
-others, neutral and singly charged, by a GFN2-xTB branch; refractory alloys, adsorbates on metals, and dynamics of eight
-molecules have branches of their own.
+A general model for first looks: PaiNN with 128 features, three message passes and a cutoff of 5 Å, trained for two and
+a half hours on two CPU cores. Inorganic crystals of 89 elements are answered for by branches distilled from CHGNet
+(which cannot be better than CHGNet) and by one of a few thousand PBE calculations; molecules of H, C, N, O, F, P, S, Cl
+and others, neutral and singly charged, by a GFN2-xTB branch; refractory alloys, adsorbates on metals, and dynamics of
+eight molecules have branches of their own.
 
 Good for relaxing crystals and small molecules, for dynamics that keep to what was trained on, for screening with a
 better method to follow, and as a start for fine-tuning. Not for publication-grade energies, reaction barriers,

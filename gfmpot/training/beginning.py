@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gfmpot.models import BackboneConfig, BranchInfo, Potential, PotentialConfig
+from gfmpot.models import BackboneConfig, BranchInfo, Potential, PotentialConfig, fingerprint
 from gfmpot.training.corpus import common_references
 
 
@@ -18,6 +18,13 @@ def fresh(config: PotentialConfig, branches: Sequence[BranchInfo], seed: int) ->
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # of the CPU alone, which is what is put back
         return Potential(config, branches, common_references(branches))
+
+
+def origin_of(model: Potential) -> dict[str, Any]:
+    """What a run that begins with a model says about it: its name, its fingerprint, and hours of training so far."""
+    training = model.metadata.get("training", {})
+    hours = training.get("hours", 0.0) + training.get("begin_with", {}).get("hours", 0.0)
+    return {"name": model.metadata.get("name", ""), "sha256": fingerprint(model), "hours": round(hours, 2)}
 
 
 def begun_with(model: Potential, config: PotentialConfig, branches: Sequence[BranchInfo], seed: int) -> Potential:

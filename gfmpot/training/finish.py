@@ -279,8 +279,10 @@ def _training_summary(trainer: Trainer) -> dict[str, Any]:
     config = to_mapping(trainer.config)
     names = ("steps", "epochs", "batch", "sampling", "precision", "gradients", "seed", "loss", "optim", "split")
     kept = {key: config[key] for key in names if config[key] is not None}
+    origin = {} if trainer.origin is None else {"begin_with": trainer.origin}
     return {
         **kept,
+        **origin,
         "hours": round(trainer.hours, 2),
         "ranks": trainer.launch.world,
         "device": _device_name(trainer.device),

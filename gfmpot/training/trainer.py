@@ -21,7 +21,7 @@ from gfmpot.models import Potential, PotentialConfig, load, save
 from gfmpot.ranks.launch import Launch
 from gfmpot.ranks.signals import Deadline, EndOfJob
 from gfmpot.telemetry import Regions, open_sinks, region_record
-from gfmpot.training.beginning import begun_with, fresh
+from gfmpot.training.beginning import begun_with, fresh, origin_of
 from gfmpot.training.config import TrainConfig
 from gfmpot.training.corpus import BranchCorpus, read_branch
 from gfmpot.training.loader import Batch, Loader, Stream
@@ -74,6 +74,7 @@ class Trainer:
         self.corpora = corpora or [read_branch(b, self._staged(data, b.files), config.split) for b in config.branches]
         self._trained_on = [self._held(corpus.splits["train"]) for corpus in self.corpora]
         dtype = torch.float64 if config.precision == "fp64" else torch.float32
+        self.origin: dict[str, Any] | None = None
         self.potential = (potential or self._fresh_potential()).to(self.device, dtype)
         sizes = [len(d) for d in self._trained_on]
         self._draws = config.sampling.draws(sizes, [corpus.share for corpus in self.corpora])
@@ -349,8 +350,11 @@ class Trainer:
     def _fresh_potential(self) -> Potential:
         branches = [corpus.info for corpus in self.corpora]
         model, given = PotentialConfig.from_mapping(self.config.model), (branches, self.config.seed)
-        begin = self.config.begin_with
-        return fresh(model, *given) if begin is None else begun_with(load(begin), model, *given)
+        if self.config.begin_with is None:
+            return fresh(model, *given)
+        before = load(self.config.begin_with)
+        self.origin = origin_of(before)
+        return begun_with(before, model, *given)
 
     def _answer_with(self, tensors: Sequence[Tensor]) -> None:
         """Put weights, in the order of the parameters, into ``potential``; collective."""

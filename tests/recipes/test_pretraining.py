@@ -13,7 +13,7 @@ from ase.calculators.emt import EMT
 
 from gfmpot import GFMCalculator
 from gfmpot.config import from_yaml
-from gfmpot.models import PotentialConfig
+from gfmpot.models import PotentialConfig, fingerprint, load, save
 from gfmpot.models.presets import TABLE_II, preset
 from gfmpot.recipes import _pretraining, pretrain_default, pretrain_lead
 from gfmpot.recipes._pretraining import Store
@@ -115,6 +115,20 @@ def test_from_files_to_a_card(
         run(tmp_path, stores, monkeypatch)  # the same command: nothing is converted or trained again
     assert "the run is complete" in caplog.text
     assert "converting" not in caplog.text
+
+
+def test_cards_say_what_training_began_with(
+    tmp_path: Path, stores: tuple[Store, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    run(tmp_path, stores, monkeypatch)
+    first = tmp_path / "run" / "tiny.safetensors"
+    model = load(first)
+    model.metadata["training"] |= {"hours": 1.25, "begin_with": {"name": "older", "sha256": "0", "hours": 0.5}}
+    (tmp_path / "on.yaml").write_text(f"begin_with: {save(model, first)}\n{CONFIG}")
+    run(tmp_path, stores, monkeypatch, "--config", str(tmp_path / "on.yaml"), "--folder", str(tmp_path / "on"))
+    said = f"- begin_with: {{'name': 'tiny', 'sha256': '{fingerprint(first)}', 'hours': 1.75}}"
+    assert said in (tmp_path / "on" / "tiny.md").read_text()
 
 
 def test_missing_data(tmp_path: Path, stores: tuple[Store, ...], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from gfmpot import GFMCalculator
 from gfmpot.config import from_mapping
 from gfmpot.data import FrameSet
 from gfmpot.graph import AtomGraph
-from gfmpot.models import Prediction, load, save
+from gfmpot.models import Prediction, fingerprint, load, save
 from gfmpot.models.potential import rebuilt
 from gfmpot.ranks.launch import Launch
 from gfmpot.ranks.signals import EndOfJob
@@ -106,6 +106,7 @@ def test_beginning_with_a_model(trained: Trainer, data: Path, tmp_path: Path) ->
     renamed = (branches[0], dataclasses.replace(branches[1], name="others-emt"))
     run = dataclasses.replace(config(begin_with=path), branches=renamed)
     begun = Trainer(run, data, tmp_path / "run")
+    assert begun.origin == {"name": "", "sha256": fingerprint(path), "hours": 0.0}
     before, after = trained.validate(), begun.validate()
     assert after[METALS] == pytest.approx(before[METALS])
     last, trained_last = begun.potential.heads.layers[-1].weight, trained.potential.heads.layers[-1].weight
