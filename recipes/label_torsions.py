@@ -15,6 +15,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from contextlib import ExitStack
+from importlib.util import find_spec
 from multiprocessing.pool import Pool
 from pathlib import Path
 from typing import Any
@@ -200,6 +201,8 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if find_spec("tblite") is None:
+        raise SystemExit("error: labels need tblite: pip install tblite")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # molecules are small: a worker each is faster
     parts = given.out.with_name(f"{given.out.name}.parts-{given.structures}-{given.seed}")
     parts.mkdir(parents=True, exist_ok=True)
