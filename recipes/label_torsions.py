@@ -2,13 +2,14 @@
 
 Rattled molecules say little about rotational barriers. Here one to three bonds that can turn do so, by any angle, and
 what then does not clash is labelled (tblite, an extra of the tests: ``pip install tblite``). Molecules of QM9 stay in
-their own group, so that those held out of pretraining still are. Parts that are labelled are kept in FILE.parts until
-the file is whole; the same command goes on after a kill.
+their own group, so that those held out of pretraining still are. Parts that are labelled are kept beside FILE until it
+is whole; the same command goes on after a kill.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
@@ -188,6 +189,14 @@ def _pool(workers: int) -> Pool:
     return multiprocessing.get_context("spawn").Pool(workers)
 
 
+def _digest(frames: Sequence[Frame], seed: int) -> str:
+    """Of all that parts depend on, so that those of another run are not taken for this one's."""
+    digest = hashlib.sha256(f"{seed} {PART}".encode())
+    for frame in frames:
+        digest.update(frame.numbers.tobytes() + frame.positions.tobytes())
+    return digest.hexdigest()[:12]
+
+
 def _formula(numbers: Ints) -> str:
     return str(Atoms(numbers=numbers).get_chemical_formula(mode="hill"))
 
@@ -204,9 +213,9 @@ def main() -> None:
     if find_spec("tblite") is None:
         raise SystemExit("error: labels need tblite: pip install tblite")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # molecules are small: a worker each is faster
-    parts = given.out.with_name(f"{given.out.name}.parts-{given.structures}-{given.seed}")
-    parts.mkdir(parents=True, exist_ok=True)
     frames = chosen(given.qm9, given.structures, given.seed)
+    parts = given.out.with_name(f"{given.out.name}.parts-{_digest(frames, given.seed)}")
+    parts.mkdir(parents=True, exist_ok=True)
     starts = range(0, len(frames), PART)
     jobs = [(parts / f"{a}.npz", frames[a : a + PART], a, given.seed) for a in starts]
     with ExitStack() as stack:
