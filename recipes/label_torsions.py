@@ -31,6 +31,7 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import pdist, squareform
 from scipy.spatial.transform import Rotation
 
+from gfmpot.atomic import atomic
 from gfmpot.data.frame import Frame, Rejected
 from gfmpot.finetune.readers.qm9 import QM9
 from gfmpot.units import BOHR, HARTREE
@@ -148,7 +149,7 @@ def part(job: tuple[Path, Sequence[Frame], int, int]) -> Path:
         values = (len(positions), frame.numbers, positions, *label, int(frame.group))
         for name, value in zip(rows, values, strict=True):
             rows[name].append(value)
-    write(out, joined(rows))
+    _write(out, joined(rows))
     return out
 
 
@@ -156,13 +157,6 @@ def joined(rows: dict[str, list[Any]]) -> dict[str, Any]:
     """Arrays of the packed layout."""
     whole = {n: np.concatenate(v) if n in PER_ATOM and v else np.array(v) for n, v in rows.items()}
     return {n: np.asarray(a, KINDS.get(n)) for n, a in whole.items()}
-
-
-def write(path: Path, arrays: dict[str, Any]) -> None:
-    """At once or not at all."""
-    unfinished = path.with_name(f".{os.getpid()}-{path.name}")
-    np.savez_compressed(unfinished, **arrays)
-    unfinished.replace(path)
 
 
 def chosen(source: Path, structures: int, seed: int) -> list[Frame]:
@@ -197,6 +191,11 @@ def _digest(frames: Sequence[Frame], seed: int) -> str:
     return digest.hexdigest()[:12]
 
 
+def _write(path: Path, arrays: dict[str, Any]) -> None:
+    with atomic(path) as partial:
+        np.savez_compressed(partial, **arrays)
+
+
 def _formula(numbers: Ints) -> str:
     return str(Atoms(numbers=numbers).get_chemical_formula(mode="hill"))
 
@@ -223,7 +222,7 @@ def main() -> None:
         files = list(track(one_by_one(part, jobs), "labelling", total=len(jobs)))
     pieces = [dict(np.load(file)) for file in files]
     arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-    write(given.out, {**arrays, "meta": np.array(json.dumps(META | {"seed": given.seed}))})
+    _write(given.out, {**arrays, "meta": np.array(json.dumps(META | {"seed": given.seed}))})
     shutil.rmtree(parts)
     print(f"{given.out}: {len(arrays['energy'])} structures of {len(set(arrays['group'].tolist()))} molecules")
 

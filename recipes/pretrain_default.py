@@ -85,7 +85,8 @@ STORES = (
             "branch": "molecules-gfn2",
             "theory": "GFN2-xTB",
             "licence": "CC0 (QM9 geometries); labels computed for this project",
-            "citation": "as molecules-gfn2",
+            "citation": "Bannwarth et al., J. Chem. Theory Comput. 15, 1652 (2019); Ramakrishnan et al., Sci. Data 1, "
+            "140022 (2014)",
         },
     ),
     Store(

@@ -161,7 +161,7 @@ def markdown(
     counted = ", ".join(f"{count} {side}" for side, count in sides.items())
     forces = " Those of forces are of components." if task.forces else ""
     text = [f"# {task.title}", f"Errors on the test side; structures: {counted}.{forces}", lines]
-    text += [f"Trained for {task.epochs:g} epochs in batches of {task.batch}."]
+    text.append(f"Trained for {task.epochs:g} epochs in batches of {task.batch}.")
     text += ["\n".join(f"- {remark}" for remark in remarks)] if remarks else []
     text += [f"Left out: {', '.join(f'{n} ({why})' for why, n in left_out.items())}."] if left_out else []
     text += [_of_paper(task.paper)] if task.paper else []
