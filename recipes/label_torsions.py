@@ -9,17 +9,9 @@ is whole; the same command goes on after a kill.
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
-import multiprocessing
 import os
-import shutil
-from collections.abc import Sequence
-from contextlib import ExitStack
 from importlib.util import find_spec
-from multiprocessing.pool import Pool
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -31,9 +23,9 @@ from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import pdist, squareform
 from scipy.spatial.transform import Rotation
 
-from gfmpot.atomic import atomic
 from gfmpot.data.frame import Frame, Rejected
 from gfmpot.finetune.readers.qm9 import QM9
+from gfmpot.recipes._labelling import Job, Labelling, Row
 from gfmpot.units import BOHR, HARTREE
 
 Floats = NDArray[np.float64]
@@ -60,8 +52,6 @@ HELD_OUT = ("CH2O2", "C2H6", "C4H10", "H2O2")
 PART = 100
 """Structures that are labelled and kept together."""
 
-PER_ATOM = ("numbers", "positions", "forces")
-KINDS = {"numbers": np.uint8, "positions": np.float32, "forces": np.float32, "natoms": np.int32, "group": np.int32}
 META = {
     "name": "gfn2_torsions",
     "theory": "GFN2-xTB (semi-empirical tight binding)",
@@ -135,28 +125,17 @@ def labelled(numbers: Ints, positions: Floats) -> tuple[float, Floats] | None:
     return float(result.get("energy")) * HARTREE, -np.asarray(result.get("gradient")) * HARTREE / BOHR
 
 
-def part(job: tuple[Path, Sequence[Frame], int, int]) -> Path:
-    """Label so many molecules, turned, and keep what came of it."""
-    out, frames, first, seed = job
-    if out.exists():
-        return out
-    rows: dict[str, list[Any]] = {name: [] for name in ("natoms", "numbers", "positions", "energy", "forces", "group")}
-    for k, frame in enumerate(frames, first):
-        positions = turned(frame, np.random.default_rng([seed, k]))
-        label = None if positions is None else labelled(frame.numbers, positions)
-        if positions is None or label is None or np.linalg.norm(label[1], axis=1).max() > MAX_FORCE:
+def label(job: Job) -> list[Row]:
+    """Molecules, turned, with their labels; those that clash, do not settle, or are torn apart are left out."""
+    rows: list[Row] = []
+    for k, frame in enumerate(job.inputs, job.first):
+        positions = turned(frame, np.random.default_rng([job.seed, k]))
+        found = None if positions is None else labelled(frame.numbers, positions)
+        if positions is None or found is None or np.linalg.norm(found[1], axis=1).max() > MAX_FORCE:
             continue
-        values = (len(positions), frame.numbers, positions, *label, int(frame.group))
-        for name, value in zip(rows, values, strict=True):
-            rows[name].append(value)
-    _write(out, joined(rows))
-    return out
-
-
-def joined(rows: dict[str, list[Any]]) -> dict[str, Any]:
-    """Arrays of the packed layout."""
-    whole = {n: np.concatenate(v) if n in PER_ATOM and v else np.array(v) for n, v in rows.items()}
-    return {n: np.asarray(a, KINDS.get(n)) for n, a in whole.items()}
+        row = {"numbers": frame.numbers, "positions": positions, "energy": found[0], "forces": found[1]}
+        rows.append(row | {"group": int(frame.group)})
+    return rows
 
 
 def chosen(source: Path, structures: int, seed: int) -> list[Frame]:
@@ -179,23 +158,6 @@ def chosen(source: Path, structures: int, seed: int) -> list[Frame]:
     return [groups[k % len(groups)][rng.integers(len(groups[k % len(groups)]))] for k in range(structures)]
 
 
-def _pool(workers: int) -> Pool:
-    return multiprocessing.get_context("spawn").Pool(workers)
-
-
-def _digest(frames: Sequence[Frame], seed: int) -> str:
-    """Of all that parts depend on, so that those of another run are not taken for this one's."""
-    digest = hashlib.sha256(f"{seed} {PART}".encode())
-    for frame in frames:
-        digest.update(frame.numbers.tobytes() + frame.positions.tobytes())
-    return digest.hexdigest()[:12]
-
-
-def _write(path: Path, arrays: dict[str, Any]) -> None:
-    with atomic(path) as partial:
-        np.savez_compressed(partial, **arrays)
-
-
 def _formula(numbers: Ints) -> str:
     return str(Atoms(numbers=numbers).get_chemical_formula(mode="hill"))
 
@@ -213,18 +175,8 @@ def main() -> None:
         raise SystemExit("error: labels need tblite: pip install tblite")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # molecules are small: a worker each is faster
     frames = chosen(given.qm9, given.structures, given.seed)
-    parts = given.out.with_name(f"{given.out.name}.parts-{_digest(frames, given.seed)}")
-    parts.mkdir(parents=True, exist_ok=True)
-    starts = range(0, len(frames), PART)
-    jobs = [(parts / f"{a}.npz", frames[a : a + PART], a, given.seed) for a in starts]
-    with ExitStack() as stack:
-        one_by_one = map if given.workers < 2 else stack.enter_context(_pool(given.workers)).imap
-        files = list(track(one_by_one(part, jobs), "labelling", total=len(jobs)))
-    pieces = [dict(np.load(file)) for file in files]
-    arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
-    _write(given.out, {**arrays, "meta": np.array(json.dumps(META | {"seed": given.seed}))})
-    shutil.rmtree(parts)
-    print(f"{given.out}: {len(arrays['energy'])} structures of {len(set(arrays['group'].tolist()))} molecules")
+    fingerprint = b"".join(frame.numbers.tobytes() + frame.positions.tobytes() for frame in frames)
+    Labelling(label, PART, META).run(given.out, frames, fingerprint, given.seed, given.workers)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,120 @@
+"""What recipes that make labels share: work in parts that are kept until the whole is there, on several processes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import multiprocessing
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from multiprocessing.pool import Pool
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from gfmpot.atomic import atomic
+
+PER_ATOM = ("numbers", "positions", "forces")
+KINDS = {
+    "numbers": np.uint8,
+    "positions": np.float32,
+    "cell": np.float32,
+    "pbc": np.bool_,
+    "forces": np.float32,
+    "stress": np.float32,
+    "natoms": np.int32,
+    "group": np.int32,
+}
+
+Row = dict[str, Any]
+"""A labelled structure: its part of each array of the packed layout, ``natoms`` excepted."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """Structures that are labelled and kept together."""
+
+    out: Path
+    inputs: Sequence[Any]
+    first: int
+    """Number of the first one, of all."""
+
+    seed: int
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """From inputs to a packed file.
+
+    Args:
+        label: gives the labelled structures of a job; runs in other processes, so it is a function of a module.
+        per_part: structures of a job.
+        meta: what the file says of itself.
+    """
+
+    label: Callable[[Job], list[Row]]
+    per_part: int
+    meta: dict[str, Any]
+    extra: dict[str, NDArray[Any]] = field(default_factory=dict)
+    """Arrays that are not of a structure each, as ``group_labels``."""
+
+    def run(self, out: Path, inputs: Sequence[Any], fingerprint: bytes, seed: int, workers: int) -> None:
+        """Label all; parts that an earlier run of the same work has left are not made again.
+
+        Args:
+            out: the file.
+            inputs: of structures.
+            fingerprint: all that labels depend on besides the seed, so that other work's parts are not taken for this.
+            seed: of all that is drawn.
+            workers: processes.
+        """
+        digest = hashlib.sha256(f"{seed} {self.per_part}".encode() + fingerprint).hexdigest()[:12]
+        folder = out.with_name(f"{out.name}.parts-{digest}")
+        folder.mkdir(parents=True, exist_ok=True)
+        starts = range(0, len(inputs), self.per_part)
+        jobs = [Job(folder / f"{a}.npz", inputs[a : a + self.per_part], a, seed) for a in starts]
+        left = [job for job in jobs if not job.out.exists()]
+        columns = (TextColumn("labelling"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
+        with ExitStack() as stack:
+            progress = stack.enter_context(Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()))
+            task = progress.add_task(
+                "", total=len(inputs), completed=len(inputs) - sum(len(j.inputs) for j in left), rate=""
+            )
+            one_by_one = map if workers < 2 else stack.enter_context(_pool(workers)).imap
+            for job, _ in zip(left, one_by_one(self._keep, left), strict=True):
+                speed = progress.tasks[task].speed
+                progress.update(task, advance=len(job.inputs), rate=f"{speed:.0f}/s" if speed else "")
+        pieces = [piece for job in jobs if len((piece := dict(np.load(job.out)))["natoms"])]
+        if not pieces:
+            raise SystemExit(f"error: none of {len(inputs)} structures could be labelled")
+        arrays = {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+        write(out, {**arrays, **self.extra, "meta": np.array(json.dumps(self.meta | {"seed": seed}))})
+        shutil.rmtree(folder)
+        print(f"{out}: {len(arrays['natoms'])} structures of {len(set(arrays['group'].tolist()))} groups")
+
+    def _keep(self, job: Job) -> None:
+        write(job.out, joined(self.label(job)))
+
+
+def joined(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
+    """Arrays of the packed layout."""
+    if not rows:
+        return {"natoms": np.zeros(0, np.int32)}
+    arrays = {n: (np.concatenate if n in PER_ATOM else np.array)([row[n] for row in rows]) for n in rows[0]}
+    arrays["natoms"] = np.array([len(row["numbers"]) for row in rows])
+    return {name: np.asarray(array, KINDS.get(name)) for name, array in arrays.items()}
+
+
+def write(path: Path, arrays: dict[str, Any]) -> None:
+    """A packed file, whole or not at all."""
+    with atomic(path) as partial:
+        np.savez_compressed(partial, **arrays)
+
+
+def _pool(workers: int) -> Pool:
+    return multiprocessing.get_context("spawn").Pool(workers)

@@ -1,0 +1,266 @@
+"""More crystals, labelled by CHGNet: ``python recipes/label_crystals.py --crystals FILE.npz --out FILE.npz``.
+
+Crystals of a packed file (docs/data.md) get other elements, other cells, and their atoms moved, and are labelled anew
+(CHGNet 0.3.0; ``pip install chgnet``). Only crystals that are trained on are taken, which stay in their groups, and no
+formula that a crystal of the other splits has comes out. Parts that are labelled are kept beside FILE until it is
+whole; the same command goes on after a kill.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
+from numpy.typing import NDArray
+
+from gfmpot.data.sources._npz import load_arrays
+from gfmpot.data.split import split_of_group
+from gfmpot.graph.neighbours import neighbour_list
+from gfmpot.recipes._labelling import Job, Labelling, Row
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+SUBSTITUTED = 0.5
+"""Share of crystals whose elements are replaced."""
+
+ALIKE = 12
+"""Elements this near in Mendeleev number (Pettifor 1984) may replace each other."""
+
+MOST_ATOMS = 12
+"""Crystals are repeated as long as they have no more."""
+
+RATTLES, OFTEN = (0.02, 0.05, 0.1, 0.15, 0.25, 0.35), (0.15, 0.2, 0.25, 0.2, 0.14, 0.06)
+"""Å, standard deviations of positions, and how often each is drawn."""
+
+SWELLING, STRAIN = 0.06, 0.03
+"""Standard deviations of the lengths of a cell, all together and of each element of the strain."""
+
+ROOM = (3.0, 80.0)
+"""Å³ per atom that crystals have."""
+
+CLOSEST = 0.6
+"""Of the sum of covalent radii: crystals with nearer atoms are not labelled. CHGNet has no repulsion there."""
+
+MAX_FORCE = 60.0
+"""eV/Å; crystals with larger ones are dropped."""
+
+PART = 200
+"""Crystals that are labelled and kept together."""
+
+BATCH = 8
+"""Crystals that CHGNet sees at once; more are hardly faster on a CPU."""
+
+META = {
+    "name": "chgnet_more",
+    "theory": "CHGNet 0.3.0, distilled from PBE/PBE+U with MP2020 corrections",
+    "licence": "labels by CHGNet (BSD-3-Clause); structures of the file they were made from",
+    "citation": "Deng et al., Nat. Mach. Intell. 5, 1031 (2023)",
+    "notes": "crystals of the training groups of another file with other elements, strained and rattled",
+}
+
+
+@dataclass(frozen=True)
+class Parents:
+    """What crystals are made from, and which formulas must not come out."""
+
+    atoms: tuple[Atoms, ...]
+    """The least rattled crystals of groups that are trained on."""
+
+    groups: Ints
+    """(P,) index of each one's group."""
+
+    weights: Floats
+    """(P,) how often each is taken; their sum is 1."""
+
+    elements: Ints
+    """Atomic numbers that are known."""
+
+    held_out: frozenset[str]
+    """Reduced formulas of validation and test."""
+
+    @classmethod
+    def read(cls, path: Path) -> Parents:
+        """Those of a packed file with groups.
+
+        Groups are taken in proportion to the sum of their forces, since that is how errors of forces are distributed.
+        """
+        arrays = load_arrays(path)
+        offsets = np.concatenate([[0], np.cumsum(arrays["natoms"])])
+        labels, group = arrays["group_labels"], arrays["group"]
+        trained = np.array([split_of_group(str(label)) == "train" for label in labels])[group]
+        force = np.add.reduceat(np.linalg.norm(arrays["forces"], axis=1), offsets[:-1])
+        rattle = arrays.get("rattle", force / arrays["natoms"])
+        held_out = {_formula(arrays["numbers"][offsets[i] : offsets[i + 1]]) for i in np.flatnonzero(~trained)}
+        atoms, groups, weights = [], [], []
+        for index in np.unique(group[trained]):
+            members = np.flatnonzero(group == index)
+            i = members[rattle[members].argmin()]
+            part = slice(offsets[i], offsets[i + 1])
+            atoms.append(Atoms(arrays["numbers"][part], arrays["positions"][part], cell=arrays["cell"][i], pbc=True))
+            groups.append(index)
+            weights.append(force[members].sum())
+        shares = np.array(weights) / np.sum(weights)
+        return cls(tuple(atoms), np.array(groups), shares, np.unique(arrays["numbers"]), frozenset(held_out))
+
+    def child(self, rng: np.random.Generator) -> tuple[Atoms, int] | None:
+        """Another crystal and its group; None if it is not to be labelled. As precise as float32."""
+        k = int(rng.choice(len(self.atoms), p=self.weights))
+        atoms = self.atoms[k]
+        if rng.random() < SUBSTITUTED:
+            other = substituted(atoms, self.elements, rng)
+            atoms = atoms if _formula(other.numbers) in self.held_out else other
+        atoms = enlarged(atoms, rng)  # which is never the parent itself
+        strain = rng.normal(scale=STRAIN, size=(3, 3))
+        deformation = np.eye(3) * (1 + rng.normal(scale=SWELLING)) + (strain + strain.T) / 2
+        atoms.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
+        atoms.positions += rng.normal(scale=rng.choice(RATTLES, p=OFTEN), size=atoms.positions.shape)
+        atoms.set_cell(atoms.cell.array.astype(np.float32))
+        atoms.positions = atoms.positions.astype(np.float32)
+        fits = ROOM[0] < atoms.get_volume() / len(atoms) < ROOM[1] and not clashes(atoms)
+        return (atoms, int(self.groups[k])) if fits else None
+
+
+def substituted(atoms: Atoms, elements: Ints, rng: np.random.Generator) -> Atoms:
+    """With like elements in the places of one or of all, and scaled by what that does to covalent radii.
+
+    Hydrogen is like no other.
+    """
+    number, numbers = _mendeleev_numbers(), atoms.numbers
+    present = np.unique(numbers)
+    new = numbers.copy()
+    for old in present if rng.random() < 0.5 else rng.choice(present, 1):
+        alike = (np.abs(number[elements] - number[old]) <= ALIKE) & ((elements == 1) == (old == 1))
+        new[numbers == old] = rng.choice(elements[alike])
+    scale = covalent_radii[new].sum() / covalent_radii[numbers].sum()
+    return Atoms(new, atoms.positions * scale, cell=atoms.cell.array * scale, pbc=True)
+
+
+def enlarged(atoms: Atoms, rng: np.random.Generator) -> Atoms:
+    """Repeated along one or more vectors, or not; a single atom always is, since it would have no force."""
+    while (n := len(atoms)) * 2 <= MOST_ATOMS and rng.random() < 2 / n:
+        repeats = np.ones(3, dtype=int)
+        repeats[rng.integers(3)] = 2
+        atoms = atoms.repeat(repeats)
+    return atoms.copy()
+
+
+def clashes(atoms: Atoms) -> bool:
+    """Whether atoms are nearer than matter lets them be."""
+    edges = neighbour_list(
+        atoms.positions, atoms.cell.array, atoms.pbc, 2 * CLOSEST * covalent_radii[atoms.numbers].max()
+    )
+    senders, receivers = edges.edge_index
+    radii = covalent_radii[atoms.numbers]
+    return bool((edges.distances < CLOSEST * (radii[senders] + radii[receivers])).any())
+
+
+def label(job: Job) -> list[Row]:
+    """Energy (eV), forces (eV/Å) and stress (eV/Å³) of crystals; those that CHGNet refuses are left out."""
+    rows: list[Row] = []
+    known = [(atoms, group, graph) for atoms, group in job.inputs if (graph := graph_of(atoms)) is not None]
+    for start in range(0, len(known), BATCH):
+        part = known[start : start + BATCH]
+        labels = by_chgnet([graph for *_, graph in part])
+        for (atoms, group, _), (energy, forces, stress) in zip(part, labels, strict=True):
+            if np.linalg.norm(forces, axis=1).max() < MAX_FORCE:
+                row = {"numbers": atoms.numbers, "positions": atoms.positions, "cell": atoms.cell.array}
+                row |= {"pbc": atoms.pbc, "energy": energy, "forces": forces, "stress": stress, "group": group}
+                rows.append(row)
+    return rows
+
+
+def graph_of(atoms: Atoms) -> Any | None:
+    """CHGNet's graph of a crystal; None where an atom has no neighbours, which it refuses."""
+    from pymatgen.core import Lattice, Structure
+
+    try:
+        return _chgnet().graph_converter(
+            Structure(Lattice(atoms.cell.array), atoms.numbers, atoms.positions, coords_are_cartesian=True)
+        )
+    except ValueError:
+        return None
+
+
+def by_chgnet(graphs: Sequence[Any]) -> list[tuple[float, Floats, Floats]]:
+    """Energy (eV), forces (n, 3) (eV/Å) and stress (6,) (eV/Å³) of each.
+
+    Of CHGNet's own ``predict_graph`` it takes the parts, to go back through the network once for forces and stress
+    together and not to keep the graph of that, which is for training: 2.3 times as fast.
+    """
+    import torch
+    from chgnet.model.model import BatchedGraph
+
+    model = _chgnet()
+    expansions = {name: getattr(model, name) for name in ("bond_basis_expansion", "angle_basis_expansion")}
+    batch = BatchedGraph.from_graphs(graphs, compute_stress=True, **expansions)
+    atoms = torch.tensor([len(positions) for positions in batch.atom_positions])
+    learnt = model._compute(batch)["e"] * atoms
+    energies = learnt.detach() + model.composition_model(graphs).detach() * atoms
+    gradients = torch.autograd.grad(learnt.sum(), [*batch.atom_positions, *batch.strains])
+    positions, strains = gradients[: len(graphs)], gradients[len(graphs) :]
+    stresses = [(strain / volume).numpy() for strain, volume in zip(strains, batch.volumes, strict=True)]
+    voigt = [stress[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]] for stress in stresses]
+    return [
+        (float(e), -gradient.numpy(), stress) for e, gradient, stress in zip(energies, positions, voigt, strict=True)
+    ]
+
+
+@lru_cache(maxsize=1)
+def _chgnet() -> Any:
+    import torch
+    from chgnet.model import CHGNet
+
+    torch.set_num_threads(1)
+    return CHGNet.load(model_name="0.3.0", use_device="cpu", verbose=False).requires_grad_(False)
+
+
+@lru_cache(maxsize=1)
+def _mendeleev_numbers() -> Floats:
+    """By atomic number."""
+    from pymatgen.core import Element
+
+    return np.array([np.nan] + [float(Element.from_Z(z).mendeleev_no) for z in range(1, 104)])
+
+
+def _formula(numbers: NDArray[Any]) -> str:
+    kinds, counts = np.unique(numbers, return_counts=True)
+    counts //= np.gcd.reduce(counts)
+    return " ".join(f"{kind}:{count}" for kind, count in zip(kinds, counts, strict=True))
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--crystals", type=Path, required=True, help="a packed file with groups, e.g. chgnet_pbe_u.npz")
+    parser.add_argument("--out", type=Path, required=True, help="a packed file (.npz)")
+    parser.add_argument("--structures", type=int, default=40_000, help="to label; a few have forces that are too large")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    if find_spec("chgnet") is None:
+        raise SystemExit("error: labels need CHGNet: pip install chgnet")
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # crystals are small: a worker each is faster
+    parents, rng = Parents.read(given.crystals), np.random.default_rng(given.seed)
+    inputs: list[tuple[Atoms, int]] = []
+    while len(inputs) < given.structures:
+        if (child := parents.child(rng)) is not None:
+            inputs.append(child)
+    fingerprint = b"".join(atoms.numbers.tobytes() + atoms.positions.tobytes() for atoms, _ in inputs)
+    labels = load_arrays(given.crystals)["group_labels"]
+    Labelling(label, PART, META, {"group_labels": labels}).run(
+        given.out, inputs, fingerprint, given.seed, given.workers
+    )
+
+
+if __name__ == "__main__":
+    main()
