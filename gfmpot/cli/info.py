@@ -27,7 +27,7 @@ def info(
         str, typer.Argument(help="Name of an embedded or cached model, or path of a checkpoint.")
     ] = "default",
     preset: Annotated[
-        str | None, typer.Option("--preset", help="Describe a shape without weights: default, lead or small.")
+        str | None, typer.Option("--preset", help="Describe a shape without weights: default, large, lead or small.")
     ] = None,
     backbone: Annotated[
         str | None, typer.Option("--backbone", help="Describe the settings of a backbone, or list all of them (all).")

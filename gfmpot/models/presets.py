@@ -1,4 +1,4 @@
-"""Named shapes: ``lead`` is the paper's model (Table V), ``default`` the embedded one, ``small`` for trials."""
+"""Named shapes: ``lead`` is the paper's (Table V), ``default`` and ``large`` are embedded, ``small`` is for trials."""
 
 from __future__ import annotations
 
@@ -30,6 +30,16 @@ TABLE_II = (
 )
 """Branches of the paper's Table II."""
 
+
+def _embedded(hidden: int) -> PotentialConfig:
+    backbone = PaiNNConfig(
+        cutoff=5.0, mean_neighbours=40.0, hidden=hidden, layers=3, radial_basis=16, distance_transform="both"
+    )
+    return PotentialConfig(
+        backbone=backbone, head=HeadConfig(shared_layers=0, shared_width=64, branch_layers=1, branch_width=64)
+    )
+
+
 _PRESETS = {
     "lead": PotentialConfig(
         backbone=PaiNNConfig(cutoff=5.0, mean_neighbours=20.0, hidden=337, layers=2, radial_basis=4),
@@ -37,10 +47,8 @@ _PRESETS = {
         max_neighbours=20,
         repulsion="none",
     ),
-    "default": PotentialConfig(
-        backbone=PaiNNConfig(cutoff=5.0, mean_neighbours=40.0, hidden=128, layers=3, radial_basis=8),
-        head=HeadConfig(shared_layers=0, shared_width=64, branch_layers=1, branch_width=64),
-    ),
+    "default": _embedded(hidden=128),
+    "large": _embedded(hidden=192),
     "small": PotentialConfig(
         backbone=PaiNNConfig(cutoff=5.0, mean_neighbours=30.0, hidden=64, layers=3, radial_basis=8),
         head=HeadConfig(shared_layers=0, shared_width=64, branch_layers=1, branch_width=64),

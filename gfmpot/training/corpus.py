@@ -117,11 +117,13 @@ def _from_stores(config: BranchData, paths: Sequence[Path]) -> BranchCorpus:
     for path, store in zip(paths, stores, strict=True):
         if store.manifest.theory != first.theory:
             raise ValueError(f"{path} is {store.manifest.theory}, {paths[0]} is {first.theory}: make them two branches")
-        if len(store.splits) < len(SPLITS):
-            raise ValueError(
-                f"{path} has only the splits {', '.join(store.splits)}; training needs {', '.join(SPLITS)}"
-            )
-    train = merged(store.statistics("train") for store in stores)
+    found = {split for store in stores for split in store.splits}
+    if len(found) < len(SPLITS):
+        raise ValueError(
+            f"{', '.join(map(str, paths))}: only the splits {', '.join(s for s in SPLITS if s in found)}; training "
+            f"needs {', '.join(SPLITS)}"
+        )
+    train = merged(store.statistics("train") for store in stores if "train" in store.splits)
     name = config.name or first.branch
     info = BranchInfo(
         name=name,
@@ -135,7 +137,7 @@ def _from_stores(config: BranchData, paths: Sequence[Path]) -> BranchCorpus:
     )
     splits: dict[SplitName, Dataset] = {}
     for split in SPLITS:
-        parts = [store.split(split) for store in stores]
+        parts = [store.split(split) for store in stores if split in store.splits]
         splits[split] = parts[0] if len(parts) == 1 else Joined(name, parts)
     left_out: Counter[str] = sum((Counter(store.manifest.left_out) for store in stores), Counter())
     manifest = {path.name: store.manifest.sha256 for path, store in zip(paths, stores, strict=True)}

@@ -1,0 +1,34 @@
+"""Train the large embedded model: ``python recipes/pretrain_large.py --data DATA --folder runs/large``.
+
+The default model made wider, and trained on, with more crystals (``recipes/label_crystals.py``). Settings are in
+``pretrain_large.yaml`` beside this file; all else is as in ``pretrain_default.py``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from gfmpot.recipes import pretrain_default
+from gfmpot.recipes._pretraining import run
+
+CRYSTALS, *OTHERS = pretrain_default.STORES
+STORES = (CRYSTALS, replace(CRYSTALS, name="chgnet_more", files=("chgnet_more.npz",), split=(0.0, 0.0)), *OTHERS)
+
+DESCRIPTION = """\
+The default model's larger sister, more accurate and about half as fast: PaiNN with 192 features, three message passes
+and a cutoff of 5 Å, begun with the default model's weights. The same branches, and the same limits: crystals are
+answered for by branches distilled from CHGNet (which cannot be better than CHGNet) and by one of a few thousand PBE
+calculations; molecules by a GFN2-xTB branch.
+
+Good for relaxing crystals and small molecules, for dynamics that keep to what was trained on, for screening with a
+better method to follow, and as a start for fine-tuning. Not for publication-grade energies, reaction barriers,
+magnetism, or charges other than single ones; liquids, surfaces of oxides and metal-organic frameworks are hardly in
+the data. There is no long-range electrostatics or dispersion beyond the cutoff.
+
+A screened repulsion of nuclei keeps atoms apart where there are no data. `energy_std` and `forces_std` are estimates,
+learnt from errors on validation structures; `novelty` above 1 says that an atom's surroundings lie outside the training
+data, where estimates grow but know nothing. The weights of the blend know the composition alone: use `head=` where you
+know which theory you want."""
+
+if __name__ == "__main__":
+    run(__file__, "large", STORES, DESCRIPTION, __doc__ or "")
