@@ -48,6 +48,10 @@ def evaluate(
     plot: Annotated[
         Path | None, typer.Option("--plot", metavar="FOLDER", help="Draw predictions over labels, and keep both.")
     ] = None,
+    worst: Annotated[
+        int,
+        typer.Option("--worst", min=0, metavar="N", help="List N structures that make most of the error of forces."),
+    ] = 0,
     energy_key: Annotated[str, typer.Option(help="Name of the label in a file of structures.")] = "energy",
     forces_key: Annotated[str, typer.Option(help="The same of forces.")] = "forces",
     stress_key: Annotated[str, typer.Option(help="The same of the stress.")] = "stress",
@@ -77,6 +81,8 @@ def evaluate(
         done = [(part, _evaluated(part, predictors(part.head), limit)) for part in parts]
         predictors.tell_choices()
         rows = evaluate_report.show(done)
+        if worst:
+            rows = evaluate_report.show_worst(done, rows, worst)
         if json_file is not None:
             evaluate_report.write(json_file, rows, model, precision)
         if plot is not None:

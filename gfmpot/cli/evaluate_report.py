@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase.data import chemical_symbols
+from ase.symbols import Symbols
+from numpy.typing import NDArray
 
 from gfmpot import __version__
 from gfmpot.atomic import atomic
@@ -40,6 +43,9 @@ FORCES = (
 )
 """Of the printed tables, two for narrow terminals: metric, header, and the factor from eV and Å."""
 
+SHARES = ("share", "relative")
+"""Of the error of all forces, and of the forces of the structure or element itself."""
+
 OTHER_SCALE = 1.0
 """eV/atom: larger errors that shifts of elements take away are told to be those of another scale."""
 
@@ -57,6 +63,55 @@ def show(done: Done) -> list[Row]:
         _tell_left_out(part, outcome)
         _tell_scale(part, outcome, row)
     return rows
+
+
+def show_worst(done: Done, rows: Sequence[Row], count: int) -> list[Row]:
+    """Print who makes the error of forces: so many structures, and as many elements.
+
+    Returns:
+        The rows with lists of both.
+    """
+    longer = []
+    for (part, outcome), row in zip(done, rows, strict=True):
+        structures, elements = _worst(outcome, count)
+        longer.append({**row, "worst_structures": structures, "worst_elements": elements})
+        for found in filter(None, (structures, elements)):
+            header = [*list(found[0])[:-2], "share of\nall error\n%", "error of\nits force\n%"]
+            cells = [[*list(each.values())[:-2], *(_short(100 * each[key]) for key in SHARES)] for each in found]
+            table(header, cells, f"{part} by {part.head}: the largest shares of the error of forces")
+    return longer
+
+
+def _worst(outcome: Outcome, count: int) -> tuple[list[Row], list[Row]]:
+    """Structures, then elements, with the largest shares of the error of forces, which may be fewer."""
+    if outcome.comparison is None:
+        return [], []
+    shares, composition = outcome.comparison.shares(), outcome.comparison.composition
+    structures = [
+        {"structure": outcome.compared[i], "formula": _formula(composition[i]), "atoms": int(composition[i].sum())}
+        | _share(shares.structure_error, shares.structure_force, i)
+        for i in _largest(shares.structure_error, count)
+    ]
+    elements = [
+        {"element": chemical_symbols[z], "atoms": int(composition[:, z - 1].sum())}
+        | _share(shares.element_error, shares.element_force, z)
+        for z in _largest(shares.element_error, count)
+    ]
+    return structures, elements
+
+
+def _largest(errors: NDArray[np.float64], count: int) -> list[int]:
+    return [int(i) for i in np.argsort(-errors)[:count] if errors[i] > 0]
+
+
+def _share(errors: NDArray[np.float64], forces: NDArray[np.float64], i: int) -> Row:
+    relative = errors[i] / forces[i] if forces[i] > 0 else math.nan
+    return dict(zip(SHARES, (float(errors[i] / errors.sum()), float(relative)), strict=True))
+
+
+def _formula(composition: NDArray[np.float64]) -> str:
+    numbers = np.repeat(np.arange(1, len(composition) + 1), composition.astype(int))
+    return str(Symbols(numbers).get_chemical_formula(empirical=False))
 
 
 def failures(done: Done) -> Iterator[Failure]:

@@ -30,6 +30,7 @@ DIRECTED = 0.01
 class Comparison:
     """S structures with N atoms: what was labelled and what was predicted; NaN where there is nothing."""
 
+    numbers: Ints  # (N,)
     composition: Floats  # (S, 118) atoms of each element
     energy: Floats  # (S,) eV
     energy_predicted: Floats
@@ -46,6 +47,7 @@ class Comparison:
         """The labels of structures, and what a predictor said of each."""
         none = np.full(6, np.nan)
         return cls(
+            frames.numbers,
             frames.composition(),
             frames.energy,
             np.array([each["energy"] for each in results], dtype=np.float64),
@@ -110,6 +112,16 @@ class Comparison:
         products = (self.forces * self.forces_predicted).sum(axis=1)
         return finite_mean(products[directed] / (sizes[0] * sizes[1])[directed])
 
+    def shares(self) -> Shares:
+        """Who makes the error of forces."""
+        norms, sizes = (np.linalg.norm(f, axis=1) for f in (self.forces_predicted - self.forces, self.forces))
+        labelled = np.isfinite(norms)
+        structure = np.repeat(np.arange(len(self)), self.atoms.astype(np.int64))[labelled]
+        norms, sizes, numbers = norms[labelled], sizes[labelled], self.numbers[labelled]
+        by_structure = [np.bincount(structure, weights, minlength=len(self)) for weights in (norms, sizes)]
+        by_element = [np.bincount(numbers, weights, minlength=119) for weights in (norms, sizes)]
+        return Shares(*by_structure, *by_element)
+
     def pairs(self) -> dict[str, Floats]:
         """Arrays by the names that :func:`gfmpot.training.report_parity.read_pairs` knows.
 
@@ -126,12 +138,25 @@ class Comparison:
         }
 
 
+@dataclass(frozen=True)
+class Shares:
+    """Sums over atoms of norms, in eV/Å, of the errors of forces and of the forces as labelled."""
+
+    structure_error: Floats  # (S,)
+    structure_force: Floats
+    element_error: Floats  # (119,) by atomic number
+    element_force: Floats
+
+
 @dataclass
 class Outcome:
     """What came of the structures of a dataset."""
 
     comparison: Comparison | None = None
     """None if there was nothing to compare."""
+
+    compared: list[int] = field(default_factory=list)
+    """(S,) index in the dataset of each structure of the comparison."""
 
     lacking: Counter[str] = field(default_factory=Counter)
     """Structures by element that the head lacks; one may count for several."""
@@ -164,6 +189,7 @@ def compare(
         good = _answers(predictor, _graphs(predictor, frames, rows, block, outcome), block, outcome)
         if good:
             parts.append(Comparison.of(frames.subset(list(good)), list(good.values())))
+            outcome.compared += block[list(good)].tolist()
         watch(len(frames), len(frames.numbers))
     outcome.comparison = Comparison.join(parts) if parts else None
     return outcome

@@ -107,9 +107,49 @@ def test_cosine_is_that_of_the_angle() -> None:
     forces = np.array([[1.0, 0, 0], [0, 2.0, 0], [1e-3, 0, 0]])
     predicted = np.array([[1.0, 1.0, 0], [0, -4.0, 0], [0, 0, 5.0]])  # 45°, 180°, and a force without direction
     none = np.full((1, 6), np.nan)
-    found = Comparison(composition, np.array([np.nan]), np.array([1.0]), forces, predicted, none, none).metrics()
+    energy = np.array([np.nan]), np.array([1.0])
+    found = Comparison(np.ones(3, int), composition, *energy, forces, predicted, none, none).metrics()
     assert found["forces_cosine"] == pytest.approx((0.5**0.5 - 1) / 2)
     assert not {"energy_mae", "stress_mae"} & set(found)
+
+
+def test_the_worst_are_listed(evaluate, tiny_model: Path) -> None:
+    structures = rattled(("CH4", "H2O"), times=2)
+    frames = labelled(tiny_model, structures)
+    forces = frames[2].calc.results["forces"]
+    forces[0, 0] += 3.0  # oxygen's, in the first water
+    write("a.extxyz", frames)
+    rows, said = evaluate("a.extxyz", "--head", "solids-pbe", "--worst", 2)
+    (row,) = rows
+    total = 0.1 * (5 + 5 + 3 + 3) + np.hypot(3.0, 0.1) - 0.1
+    first, second = row["worst_structures"]
+    assert (first["structure"], first["formula"], first["atoms"]) == (2, "H2O", 3)
+    assert first["share"] == pytest.approx((np.hypot(3.0, 0.1) + 0.2) / total, rel=1e-5)
+    assert second["structure"] in (0, 1)
+    assert second["share"] == pytest.approx(0.5 / total, rel=1e-5)
+    size = np.linalg.norm(frames[second["structure"]].get_forces(), axis=1).sum()
+    assert second["relative"] == pytest.approx(0.5 / size, rel=1e-5)
+    assert [each["element"] for each in row["worst_elements"]] == ["O", "H"]
+    assert row["worst_elements"][1]["atoms"] == 12
+    assert row["worst_elements"][1]["share"] == pytest.approx(1.2 / total, rel=1e-5)
+    assert "the largest shares of the error of forces" in said
+    assert f"{100 * first['share']:.3g}" in said
+    plain, said = evaluate("a.extxyz", "--head", "solids-pbe")
+    assert "worst_structures" not in plain[0]
+    assert "largest shares" not in said
+
+
+def test_worst_of_blocks_with_structures_left_out(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(comparison, "BLOCK", 2)
+    data = FrameSet.from_atoms(labelled(tiny_model, rattled(("CH4", "H2O", "NH3"), times=2)))
+    data = replace(data, energy=np.where(np.arange(6) == 1, np.nan, data.energy))
+    data.forces[data.offsets[1] : data.offsets[2]] = np.nan
+    outcome = compare(Predictor(load(tiny_model), head="solids-pbe", precision="fp64"), data, np.array([5, 1, 3, 0]))
+    assert outcome.compared == [5, 3, 0]
+    assert outcome.comparison is not None
+    shares = outcome.comparison.shares()
+    np.testing.assert_allclose(shares.structure_error, [0.4, 0.3, 0.5], rtol=1e-4)
+    assert shares.element_error.sum() == pytest.approx(1.2, rel=1e-4)
 
 
 def test_numbers_are_those_of_training(tiny_model: Path) -> None:
