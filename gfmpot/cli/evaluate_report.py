@@ -71,7 +71,7 @@ def show_worst(done: Done, rows: Sequence[Row], count: int) -> list[Row]:
     Returns:
         The rows with lists of both.
     """
-    longer = []
+    longer: list[Row] = []
     for (part, outcome), row in zip(done, rows, strict=True):
         structures, elements = _worst(outcome, count)
         longer.append({**row, "worst_structures": structures, "worst_elements": elements})
@@ -87,12 +87,12 @@ def _worst(outcome: Outcome, count: int) -> tuple[list[Row], list[Row]]:
     if outcome.comparison is None:
         return [], []
     shares, composition = outcome.comparison.shares(), outcome.comparison.composition
-    structures = [
+    structures: list[Row] = [
         {"structure": outcome.compared[i], "formula": _formula(composition[i]), "atoms": int(composition[i].sum())}
         | _share(shares.structure_error, shares.structure_force, i)
         for i in _largest(shares.structure_error, count)
     ]
-    elements = [
+    elements: list[Row] = [
         {"element": chemical_symbols[z], "atoms": int(composition[:, z - 1].sum())}
         | _share(shares.element_error, shares.element_force, z)
         for z in _largest(shares.element_error, count)
@@ -104,7 +104,7 @@ def _largest(errors: NDArray[np.float64], count: int) -> list[int]:
     return [int(i) for i in np.argsort(-errors)[:count] if errors[i] > 0]
 
 
-def _share(errors: NDArray[np.float64], forces: NDArray[np.float64], i: int) -> Row:
+def _share(errors: NDArray[np.float64], forces: NDArray[np.float64], i: int) -> dict[str, float]:
     relative = errors[i] / forces[i] if forces[i] > 0 else math.nan
     return dict(zip(SHARES, (float(errors[i] / errors.sum()), float(relative)), strict=True))
 

@@ -118,9 +118,13 @@ class Comparison:
         labelled = np.isfinite(norms)
         structure = np.repeat(np.arange(len(self)), self.atoms.astype(np.int64))[labelled]
         norms, sizes, numbers = norms[labelled], sizes[labelled], self.numbers[labelled]
-        by_structure = [np.bincount(structure, weights, minlength=len(self)) for weights in (norms, sizes)]
-        by_element = [np.bincount(numbers, weights, minlength=119) for weights in (norms, sizes)]
-        return Shares(*by_structure, *by_element)
+        structures, elements = len(self), 119
+        return Shares(
+            _sums(structure, norms, structures),
+            _sums(structure, sizes, structures),
+            _sums(numbers, norms, elements),
+            _sums(numbers, sizes, elements),
+        )
 
     def pairs(self) -> dict[str, Floats]:
         """Arrays by the names that :func:`gfmpot.training.report_parity.read_pairs` knows.
@@ -251,6 +255,11 @@ def _answers(
         outcome.failures[int(block[graphs[0][0]])] = str(error).removeprefix("structure 0 of the batch: ")
         return {}
     return {row: result for (row, _), result in zip(graphs, results, strict=True)}
+
+
+def _sums(places: Ints, values: Floats, size: int) -> Floats:
+    """(size,) sums of the values at each place."""
+    return np.asarray(np.bincount(places, values, minlength=size), dtype=np.float64)
 
 
 def finite_mean(values: Floats) -> float:
