@@ -60,6 +60,7 @@ PART = 200
 BATCH = 8
 """Crystals that CHGNet sees at once; more are hardly faster on a CPU."""
 
+NEEDED = ("natoms", "numbers", "positions", "cell", "forces", "group", "group_labels")
 META = {
     "name": "chgnet_more",
     "theory": "CHGNet 0.3.0, distilled from PBE/PBE+U with MP2020 corrections",
@@ -93,8 +94,14 @@ class Parents:
         """Those of a packed file with groups.
 
         Groups are taken in proportion to the sum of their forces, since that is how errors of forces are distributed.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: no packed file, or one without crystals, groups or forces.
         """
         arrays = load_arrays(path)
+        if missing := [name for name in NEEDED if name not in arrays]:
+            raise ValueError(f"{path} has no {', '.join(missing)}; expected a packed file of crystals (docs/data.md)")
         offsets = np.concatenate([[0], np.cumsum(arrays["natoms"])])
         labels, group = arrays["group_labels"], arrays["group"]
         trained = np.array([split_of_group(str(label)) == "train" for label in labels])[group]
@@ -250,7 +257,10 @@ def main() -> None:
     if find_spec("chgnet") is None:
         raise SystemExit("error: labels need CHGNet: pip install chgnet")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # crystals are small: a worker each is faster
-    parents, rng = Parents.read(given.crystals), np.random.default_rng(given.seed)
+    try:
+        parents, rng = Parents.read(given.crystals), np.random.default_rng(given.seed)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
     inputs: list[tuple[Atoms, int]] = []
     while len(inputs) < given.structures:
         if (child := parents.child(rng)) is not None:

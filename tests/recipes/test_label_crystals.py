@@ -152,6 +152,17 @@ def test_the_command_and_a_kill(
     assert np.isfinite(frames.energy).all()
 
 
+def test_files_without_groups_are_refused(crystals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(label_crystals, "find_spec", lambda name: name)
+    with np.load(crystals) as arrays:
+        np.savez(tmp_path / "plain.npz", **{name: arrays[name] for name in arrays.files if "group" not in name})
+    for file, message in (("plain.npz", "has no group, group_labels; expected"), ("none.npz", "No such file")):
+        given = ["--crystals", str(tmp_path / file), "--out", str(tmp_path / "more.npz")]
+        monkeypatch.setattr(sys, "argv", ["label_crystals.py", *given])
+        with pytest.raises(SystemExit, match=message):
+            main()
+
+
 def test_without_chgnet_the_command_says_so(crystals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(label_crystals, "find_spec", lambda name: None)
     given = ["label_crystals.py", "--crystals", str(crystals), "--out", str(tmp_path / "more.npz")]
