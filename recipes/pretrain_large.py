@@ -15,10 +15,11 @@ CRYSTALS, *OTHERS = pretrain_default.STORES
 STORES = (CRYSTALS, replace(CRYSTALS, name="chgnet_more", files=("chgnet_more.npz",), split=(0.0, 0.0)), *OTHERS)
 
 DESCRIPTION = """\
-The default model's larger sister, more accurate and about half as fast: PaiNN with 192 features, three message passes
-and a cutoff of 5 Å, begun with the default model's weights. The same branches, and the same limits: crystals are
-answered for by branches distilled from CHGNet (which cannot be better than CHGNet) and by one of a few thousand PBE
-calculations; molecules by a GFN2-xTB branch.
+The default model's larger sister, somewhat more accurate and two thirds as fast: PaiNN with 192 features, three message
+passes and a cutoff of 5 Å, begun with the default model's weights and trained for another hour and a quarter on two CPU
+cores, with a third more crystals. The same branches, and the same limits: crystals are answered for by branches
+distilled from CHGNet (which cannot be better than CHGNet) and by one of a few thousand PBE calculations; molecules by a
+GFN2-xTB branch.
 
 Good for relaxing crystals and small molecules, for dynamics that keep to what was trained on, for screening with a
 better method to follow, and as a start for fine-tuning. Not for publication-grade energies, reaction barriers,
