@@ -11,6 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing.pool import Pool
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import numpy as np
@@ -30,6 +31,9 @@ KINDS = {
     "natoms": np.int32,
     "group": np.int32,
 }
+
+LINES = 60.0
+"""s between lines in a log."""
 
 Row = dict[str, Any]
 """A labelled structure: its part of each array of the packed layout, ``natoms`` excepted."""
@@ -86,9 +90,13 @@ class Labelling:
                 "", total=len(inputs), completed=len(inputs) - sum(len(j.inputs) for j in left), rate=""
             )
             one_by_one = map if workers < 2 else stack.enter_context(_pool(workers)).imap
+            told = monotonic()
             for job, _ in zip(left, one_by_one(self._keep, left), strict=True):
                 speed = progress.tasks[task].speed
                 progress.update(task, advance=len(job.inputs), rate=f"{speed:.0f}/s" if speed else "")
+                if not progress.console.is_terminal and monotonic() - told > LINES:
+                    told = monotonic()
+                    progress.console.print(f"labelled {progress.tasks[task].completed:.0f} of {len(inputs)}")
         pieces = [piece for job in jobs if len((piece := dict(np.load(job.out)))["natoms"])]
         if not pieces:
             raise SystemExit(f"error: none of {len(inputs)} structures could be labelled")

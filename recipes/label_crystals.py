@@ -265,7 +265,8 @@ def main() -> None:
     while len(inputs) < given.structures:
         if (child := parents.child(rng)) is not None:
             inputs.append(child)
-    fingerprint = b"".join(atoms.numbers.tobytes() + atoms.positions.tobytes() for atoms, _ in inputs)
+    arrays = (part for atoms, _ in inputs for part in (atoms.numbers, atoms.positions, atoms.cell.array))
+    fingerprint = b"".join(array.tobytes() for array in arrays)
     labels = load_arrays(given.crystals)["group_labels"]
     Labelling(label, PART, META, {"group_labels": labels}).run(
         given.out, inputs, fingerprint, given.seed, given.workers

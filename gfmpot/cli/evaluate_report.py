@@ -77,7 +77,10 @@ def show_worst(done: Done, rows: Sequence[Row], count: int) -> list[Row]:
         longer.append({**row, "worst_structures": structures, "worst_elements": elements})
         for found in filter(None, (structures, elements)):
             header = [*list(found[0])[:-2], "share of\nall error\n%", "error of\nits force\n%"]
-            cells = [[*list(each.values())[:-2], *(_short(100 * each[key]) for key in SHARES)] for each in found]
+            cells = [
+                [*list(each.values())[:-2], *(None if each[key] is None else _short(100 * each[key]) for key in SHARES)]
+                for each in found
+            ]
             table(header, cells, f"{part} by {part.head}: the largest shares of the error of forces")
     return longer
 
@@ -104,9 +107,9 @@ def _largest(errors: NDArray[np.float64], count: int) -> list[int]:
     return [int(i) for i in np.argsort(-errors)[:count] if errors[i] > 0]
 
 
-def _share(errors: NDArray[np.float64], forces: NDArray[np.float64], i: int) -> dict[str, float]:
-    relative = errors[i] / forces[i] if forces[i] > 0 else math.nan
-    return dict(zip(SHARES, (float(errors[i] / errors.sum()), float(relative)), strict=True))
+def _share(errors: NDArray[np.float64], forces: NDArray[np.float64], i: int) -> dict[str, float | None]:
+    relative = float(errors[i] / forces[i]) if forces[i] > 0 else None
+    return dict(zip(SHARES, (float(errors[i] / errors.sum()), relative), strict=True))
 
 
 def _formula(composition: NDArray[np.float64]) -> str:

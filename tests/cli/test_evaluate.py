@@ -139,6 +139,15 @@ def test_the_worst_are_listed(evaluate, tiny_model: Path) -> None:
     assert "largest shares" not in said
 
 
+def test_the_worst_without_forces_have_no_relative_error(evaluate, tiny_model: Path) -> None:
+    (atoms,) = labelled(tiny_model, rattled(("CH4",), times=1))
+    atoms.calc.results["forces"][:] = 0.0
+    write("a.extxyz", [atoms])
+    (row,), said = evaluate("a.extxyz", "--head", "solids-pbe", "--worst", 1)
+    assert row["worst_structures"][0]["relative"] is None
+    assert "–" in said
+
+
 def test_worst_of_blocks_with_structures_left_out(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(comparison, "BLOCK", 2)
     data = FrameSet.from_atoms(labelled(tiny_model, rattled(("CH4", "H2O", "NH3"), times=2)))

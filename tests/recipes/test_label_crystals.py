@@ -16,7 +16,7 @@ from ase.data import covalent_radii
 
 from gfmpot.data.frames import FrameSet
 from gfmpot.data.split import split_of_group
-from gfmpot.recipes import label_crystals
+from gfmpot.recipes import _labelling, label_crystals
 from gfmpot.recipes.label_crystals import Parents, _formula, clashes, enlarged, main, substituted
 
 KINDS = (("Cu", "fcc"), ("Ag", "fcc"), ("CuAu", "rocksalt"), ("AgPd", "rocksalt"), ("NiAl", "cesiumchloride"))
@@ -132,6 +132,7 @@ def test_the_command_and_a_kill(
 
     monkeypatch.setattr(label_crystals, "find_spec", lambda name: name)
     monkeypatch.setattr(label_crystals, "PART", 5)
+    monkeypatch.setattr(_labelling, "LINES", 0.0)
     monkeypatch.setattr(label_crystals, "graph_of", lambda atoms: atoms if 1 not in atoms.numbers else None)
     monkeypatch.setattr(label_crystals, "by_chgnet", by_emt)
     # EMT knows few elements; silver and copper are like gold, nickel like palladium.
@@ -144,7 +145,9 @@ def test_the_command_and_a_kill(
     assert len(calls) == 4 + 3  # three parts of six were kept
     assert set(tmp_path.iterdir()) == {out}
     frames = FrameSet.from_npz(out)
-    assert f"{out}: {len(frames)} structures of" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{out}: {len(frames)} structures of" in said
+    assert "labelled 20 of 30" in said  # where there is no terminal to draw a bar in
     assert len(frames) == 30
     assert {split_of_group(group) for group in frames.group} == {"train"}
     assert len(set(frames.group)) > 10
