@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
 import json
 import multiprocessing
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -107,6 +109,19 @@ class Labelling:
 
     def _keep(self, job: Job) -> None:
         write(job.out, joined(self.label(job)))
+
+
+def command_line(document: str, source: str, source_help: str, structures: int, left_out: str) -> argparse.Namespace:
+    """What recipes that make labels are given; ``source`` is the option of what they are made from."""
+    parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(source, type=Path, required=True, help=source_help)
+    parser.add_argument("--out", type=Path, required=True, help="a packed file (.npz)")
+    parser.add_argument("--structures", type=int, default=structures, help=f"to try; {left_out}")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    os.environ.setdefault("OMP_NUM_THREADS", "1")  # structures are small: a worker each is faster
+    return given
 
 
 def joined(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:

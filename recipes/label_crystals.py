@@ -8,8 +8,6 @@ whole; the same command goes on after a kill.
 
 from __future__ import annotations
 
-import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,7 +23,7 @@ from numpy.typing import NDArray
 from gfmpot.data.sources._npz import load_arrays
 from gfmpot.data.split import split_of_group
 from gfmpot.graph.neighbours import neighbour_list
-from gfmpot.recipes._labelling import Job, Labelling, Row
+from gfmpot.recipes._labelling import Job, Labelling, Row, command_line
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -247,16 +245,15 @@ def _formula(numbers: NDArray[Any]) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--crystals", type=Path, required=True, help="a packed file with groups, e.g. chgnet_pbe_u.npz")
-    parser.add_argument("--out", type=Path, required=True, help="a packed file (.npz)")
-    parser.add_argument("--structures", type=int, default=40_000, help="to label; a few have forces that are too large")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    given = command_line(
+        __doc__ or "",
+        "--crystals",
+        "a packed file with groups, e.g. chgnet_pbe_u.npz",
+        40_000,
+        "a few have forces that are too large",
+    )
     if find_spec("chgnet") is None:
         raise SystemExit("error: labels need CHGNet: pip install chgnet")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # crystals are small: a worker each is faster
     try:
         parents, rng = Parents.read(given.crystals), np.random.default_rng(given.seed)
     except (OSError, ValueError) as error:

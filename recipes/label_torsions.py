@@ -8,8 +8,6 @@ is whole; the same command goes on after a kill.
 
 from __future__ import annotations
 
-import argparse
-import os
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from scipy.spatial.transform import Rotation
 
 from gfmpot.data.frame import Frame, Rejected
 from gfmpot.finetune.readers.qm9 import QM9
-from gfmpot.recipes._labelling import Job, Labelling, Row
+from gfmpot.recipes._labelling import Job, Labelling, Row, command_line
 from gfmpot.units import BOHR, HARTREE
 
 Floats = NDArray[np.float64]
@@ -164,16 +162,15 @@ def _formula(numbers: Ints) -> str:
 
 def main() -> None:
     """The command line."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--qm9", type=Path, required=True, help="QM9 in any form that `gfmpot finetune qm9` reads")
-    parser.add_argument("--out", type=Path, required=True, help="a packed file (.npz)")
-    parser.add_argument("--structures", type=int, default=10_000, help="to try; some clash or do not settle")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--seed", type=int, default=0)
-    given = parser.parse_args()
+    given = command_line(
+        __doc__ or "",
+        "--qm9",
+        "QM9 in any form that `gfmpot finetune qm9` reads",
+        10_000,
+        "some clash or do not settle",
+    )
     if find_spec("tblite") is None:
         raise SystemExit("error: labels need tblite: pip install tblite")
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # molecules are small: a worker each is faster
     frames = chosen(given.qm9, given.structures, given.seed)
     fingerprint = b"".join(frame.numbers.tobytes() + frame.positions.tobytes() for frame in frames)
     Labelling(label, PART, META).run(given.out, frames, fingerprint, given.seed, given.workers)

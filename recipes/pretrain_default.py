@@ -109,6 +109,9 @@ a half hours on two CPU cores. Inorganic crystals of 89 elements are answered fo
 and others, neutral and singly charged, by a GFN2-xTB branch; refractory alloys, adsorbates on metals, and dynamics of
 eight molecules have branches of their own.
 
+"""
+
+LIMITS = """\
 Good for relaxing crystals and small molecules, for dynamics that keep to what was trained on, for screening with a
 better method to follow, and as a start for fine-tuning. Not for publication-grade energies, reaction barriers,
 magnetism, or charges other than single ones; liquids, surfaces of oxides and metal-organic frameworks are hardly in
@@ -120,4 +123,4 @@ data, where estimates grow but know nothing. The weights of the blend know the c
 know which theory you want."""
 
 if __name__ == "__main__":
-    run(__file__, "default", STORES, DESCRIPTION, __doc__ or "")
+    run(__file__, "default", STORES, DESCRIPTION + LIMITS, __doc__ or "")

@@ -21,15 +21,7 @@ cores, with a third more crystals. The same branches, and the same limits: cryst
 distilled from CHGNet (which cannot be better than CHGNet) and by one of a few thousand PBE calculations; molecules by a
 GFN2-xTB branch.
 
-Good for relaxing crystals and small molecules, for dynamics that keep to what was trained on, for screening with a
-better method to follow, and as a start for fine-tuning. Not for publication-grade energies, reaction barriers,
-magnetism, or charges other than single ones; liquids, surfaces of oxides and metal-organic frameworks are hardly in
-the data. There is no long-range electrostatics or dispersion beyond the cutoff.
-
-A screened repulsion of nuclei keeps atoms apart where there are no data. `energy_std` and `forces_std` are estimates,
-learnt from errors on validation structures; `novelty` above 1 says that an atom's surroundings lie outside the training
-data, where estimates grow but know nothing. The weights of the blend know the composition alone: use `head=` where you
-know which theory you want."""
+"""
 
 if __name__ == "__main__":
-    run(__file__, "large", STORES, DESCRIPTION, __doc__ or "")
+    run(__file__, "large", STORES, DESCRIPTION + pretrain_default.LIMITS, __doc__ or "")

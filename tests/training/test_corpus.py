@@ -5,11 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
 from ase.build import bulk
-from ase.calculators.emt import EMT
+from packed import rattled, write_packed
 
+from gfmpot.data import FrameSet
 from gfmpot.data.conversion import Settings, convert, describe
 from gfmpot.data.formats.manifest import SplitSettings
 from gfmpot.data.source import build_source
@@ -19,21 +19,8 @@ from gfmpot.training.corpus import read_branch
 
 def store(folder: Path, name: str, split: tuple[float, float]) -> Path:
     """Forty rattled copper cells, a group each."""
-    cells = [bulk("Cu", cubic=True) for _ in range(40)]
-    for seed, atoms in enumerate(cells):
-        atoms.rattle(0.1, seed=seed)
-        atoms.calc = EMT()
-    packed = folder / f"{name}.npz"
-    np.savez(
-        packed,
-        natoms=[len(atoms) for atoms in cells],
-        numbers=np.concatenate([atoms.numbers for atoms in cells]),
-        positions=np.concatenate([atoms.positions for atoms in cells]),
-        energy=[atoms.get_potential_energy() for atoms in cells],
-        forces=np.concatenate([atoms.get_forces() for atoms in cells]),
-        cell=np.stack([atoms.cell.array for atoms in cells]),
-        pbc=np.stack([atoms.pbc for atoms in cells]),
-    )
+    cells = [rattled(bulk("Cu", cubic=True), seed) for seed in range(40)]
+    packed = write_packed(folder / f"{name}.npz", FrameSet.from_atoms(cells))
     source, out = build_source("npz"), folder / f"{name}.bp"
     about = describe(source, "npz", [packed], branch="emt", theory="EMT")
     convert(source, [packed], out, about, settings=Settings(SplitSettings(*split), 100.0, 5))
