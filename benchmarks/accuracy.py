@@ -7,7 +7,8 @@ python benchmarks/accuracy.py [--model default] [--heads NAME ...] [--references
 
 The model is the blend; --heads adds single heads. CHGNet answers for crystals and needs an environment of its own
 (benchmarks/envs/README.md), GFN2-xTB for molecules and needs tblite. --data is a folder of packed .npz sets, for the
-relaxations. Results of parts that are not run again stay in the JSON file. --quick tries everything out in minutes.
+relaxations. Results of parts that are not run again stay in the JSON file, and so do systems of dynamics: the same
+command goes on after a kill, and --systems adds to what is there. --quick tries everything out in minutes.
 """
 
 from __future__ import annotations
@@ -24,27 +25,35 @@ from types import ModuleType
 from typing import Any
 
 import torch
-from accuracy_models import ENVIRONMENTS, REFERENCES, Model, open_models
+from accuracy_models import ENVIRONMENTS, REFERENCES, Model, Part, open_models
 from common import environment, write
 
 PARTS = ("crystals", "phonons", "molecules", "scans", "md", "relaxations", "uncertainty", "blend")
 """Each is a module ``accuracy_<part>`` with ``run``, ``show`` and ``draw``."""
 
 
-def one(part: ModuleType, models: list[Model], given: argparse.Namespace) -> dict[str, Any] | None:
-    """Run, print and draw; what was found, with the command and the time it took. None if something is missing."""
-    begun = time.perf_counter()
+def one(name: str, models: list[Model], given: argparse.Namespace, parts: dict[str, Any]) -> None:
+    """Run, print, draw, and keep what was found in ``parts`` and their file, with the command and the time it took."""
+    part: ModuleType = importlib.import_module(f"accuracy_{name}")
+    begun, before = time.perf_counter(), parts.get(name, {})
+    about = {"environment": environment(), "model": given.model, "quick": given.quick}
+
+    def keep(found: Part) -> None:
+        parts[name] = {**about, "seconds": round(time.perf_counter() - begun, 1), **found}
+        write(given.json, {"parts": parts})
+
+    same = all(before.get(key) == about[key] for key in ("model", "quick"))
+    more = {"before": before if same else {}, "keep": keep} if name == "md" else {}
     try:
-        found = part.run(models, given)
+        found = part.run(models, given, **more)
     except ValueError as error:
         print(f"{part.__name__} was skipped: {error}", file=sys.stderr)
-        return None
+        return
+    keep(found)
     part.show(found)
     if given.plots:
         given.plots.mkdir(parents=True, exist_ok=True)
         part.draw(found, given.plots)
-    about = {"environment": environment(), "model": given.model, "quick": given.quick}
-    return {**about, "seconds": round(time.perf_counter() - begun, 1), **found}
 
 
 def parsed() -> argparse.Namespace:
@@ -75,9 +84,7 @@ def main() -> None:
         except ValueError as error:
             sys.exit(f"error: {error}")
         for name in given.only:
-            if found := one(importlib.import_module(f"accuracy_{name}"), models, given):
-                parts[name] = found
-                write(given.json, {"parts": parts})
+            one(name, models, given, parts)
 
 
 if __name__ == "__main__":

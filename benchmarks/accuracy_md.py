@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,9 +36,22 @@ STEPS, QUICK = 20_000, 1_000
 """Of 1 fs."""
 
 
-def run(models: Sequence[Model], given: argparse.Namespace) -> Part:
-    """Every model through every system."""
-    rows: dict[str, dict[str, Any]] = {}
+def run(
+    models: Sequence[Model],
+    given: argparse.Namespace,
+    before: Part | None = None,
+    keep: Callable[[Part], object] = lambda part: None,
+) -> Part:
+    """Every model through every system.
+
+    Args:
+        models: who answers.
+        given: the command line.
+        before: results of the same model from before; its systems are not simulated again, unless all that was asked
+            for are there.
+        keep: what to do with the results after each system.
+    """
+    rows: dict[str, dict[str, Any]] = {label: dict(found) for label, found in (before or {}).get("rows", {}).items()}
     chosen = {name: atoms for name, atoms in systems().items() if name in (given.systems or systems())}
     if len(chosen) < len(given.systems or []):
         raise ValueError(f"--systems are some of {', '.join(systems())}; got {', '.join(given.systems)}")
@@ -46,15 +59,21 @@ def run(models: Sequence[Model], given: argparse.Namespace) -> Part:
         if not model.crystals or (model.reference and not given.md_references):
             continue
         steps = QUICK if given.quick or model.reference else STEPS
-        rows[model.label] = {}
-        for place, (name, atoms) in enumerate(chosen.items()):
-            bar = Progress(f"dynamics, {model.label}, {name} ({place + 1} of {len(chosen)})", steps)
-            rows[model.label][name] = _simulated(model, name, atoms, steps, bar)
-            bar.at(steps, rows[model.label][name]["end"])
-    return {
-        "rows": rows,
-        "survived": {label: [sum(r["survived"] for r in f.values()), len(f)] for label, f in rows.items()},
-    }
+        own = rows.setdefault(model.label, {})
+        left = {name: atoms for name, atoms in chosen.items() if name not in own} or chosen
+        for place, (name, atoms) in enumerate(left.items()):
+            bar = Progress(f"dynamics, {model.label}, {name} ({place + 1} of {len(left)})", steps)
+            own[name] = _simulated(model, name, atoms, steps, bar)
+            bar.at(steps, own[name]["end"])
+            keep(_part(rows))
+    return _part(rows)
+
+
+def _part(rows: dict[str, dict[str, Any]]) -> Part:
+    """Systems in their order, and how many survived."""
+    rows = {label: {name: found[name] for name in systems() if name in found} for label, found in rows.items()}
+    survived = {label: [sum(r["survived"] for r in found.values()), len(found)] for label, found in rows.items()}
+    return {"rows": rows, "survived": survived}
 
 
 def _simulated(model: Model, name: str, atoms: Atoms, steps: int, bar: Progress) -> dict[str, Any]:

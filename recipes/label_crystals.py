@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.data import covalent_radii
+from ase.symbols import Symbols
 from numpy.typing import NDArray
 
 from gfmpot.data.sources._npz import load_arrays
@@ -37,10 +38,10 @@ ALIKE = 12
 MOST_ATOMS = 12
 """Crystals are repeated as long as they have no more."""
 
-RATTLES, OFTEN = (0.02, 0.05, 0.1, 0.15, 0.25, 0.35), (0.15, 0.2, 0.25, 0.2, 0.14, 0.06)
+RATTLES, OFTEN = (0.02, 0.05, 0.1, 0.15, 0.25, 0.35), (0.17, 0.22, 0.26, 0.19, 0.13, 0.03)
 """Å, standard deviations of positions, and how often each is drawn."""
 
-SWELLING, STRAIN = 0.06, 0.03
+SWELLING, STRAIN = 0.04, 0.03
 """Standard deviations of the lengths of a cell, all together and of each element of the strain."""
 
 ROOM = (3.0, 80.0)
@@ -91,7 +92,7 @@ class Parents:
     def read(cls, path: Path) -> Parents:
         """Those of a packed file with groups.
 
-        Groups are taken in proportion to the sum of their forces, since that is how errors of forces are distributed.
+        Groups are taken as often as the file has structures of them.
 
         Raises:
             FileNotFoundError: no such file.
@@ -113,7 +114,7 @@ class Parents:
             part = slice(offsets[i], offsets[i + 1])
             atoms.append(Atoms(arrays["numbers"][part], arrays["positions"][part], cell=arrays["cell"][i], pbc=True))
             groups.append(index)
-            weights.append(force[members].sum())
+            weights.append(float(len(members)))
         shares = np.array(weights) / np.sum(weights)
         return cls(tuple(atoms), np.array(groups), shares, np.unique(arrays["numbers"]), frozenset(held_out))
 
@@ -238,9 +239,7 @@ def _mendeleev_numbers() -> Floats:
 
 
 def _formula(numbers: NDArray[Any]) -> str:
-    kinds, counts = np.unique(numbers, return_counts=True)
-    counts //= np.gcd.reduce(counts)
-    return " ".join(f"{kind}:{count}" for kind, count in zip(kinds, counts, strict=True))
+    return str(Symbols(numbers).get_chemical_formula(empirical=True))
 
 
 def main() -> None:

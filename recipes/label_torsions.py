@@ -12,8 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
-from ase import Atoms
 from ase.data import covalent_radii
+from ase.symbols import Symbols
 from numpy.typing import NDArray
 from rich.progress import track
 from scipy.sparse import coo_array
@@ -148,16 +148,14 @@ def chosen(source: Path, structures: int, seed: int) -> list[Frame]:
     sizes: dict[int, list[Frame]] = {}
     for example in track(reader.read(source, candidates), "reading", total=len(candidates)):
         frame = None if isinstance(example, Rejected) else example.frame
-        if frame and _formula(frame.numbers) not in HELD_OUT and turning(frame.numbers, frame.positions):
+        if frame is None or Symbols(frame.numbers).get_chemical_formula() in HELD_OUT:
+            continue
+        if turning(frame.numbers, frame.positions):
             sizes.setdefault(int((frame.numbers > 1).sum()), []).append(frame)
     if not sizes:
         raise SystemExit(f"error: {source} has no molecules with bonds that can turn")
     groups = [sizes[size] for size in sorted(sizes)]
     return [groups[k % len(groups)][rng.integers(len(groups[k % len(groups)]))] for k in range(structures)]
-
-
-def _formula(numbers: Ints) -> str:
-    return str(Atoms(numbers=numbers).get_chemical_formula(mode="hill"))
 
 
 def main() -> None:

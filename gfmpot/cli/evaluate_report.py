@@ -114,7 +114,7 @@ def _share(errors: NDArray[np.float64], forces: NDArray[np.float64], i: int) -> 
 
 def _formula(composition: NDArray[np.float64]) -> str:
     numbers = np.repeat(np.arange(1, len(composition) + 1), composition.astype(int))
-    return str(Symbols(numbers).get_chemical_formula(empirical=False))
+    return str(Symbols(numbers).get_chemical_formula())
 
 
 def failures(done: Done) -> Iterator[Failure]:

@@ -107,6 +107,25 @@ def test_atoms_that_collide_end_a_run(load: Any) -> None:
     assert (row["ps"], row["survived"]) == (0.0, False)
 
 
+def test_dynamics_go_on_after_a_kill(load: Any, emt: Any, monkeypatch: Any) -> None:
+    md, simulated = load("accuracy_md"), []
+
+    def row(model: Any, name: str, *_: Any) -> dict[str, Any]:
+        simulated.append(name)
+        return {"survived": name != "MgO", "end": ""}
+
+    monkeypatch.setattr(md, "_simulated", row)
+    kept: list[Any] = []
+    md.run(emt, argparse.Namespace(**{**vars(QUICK), "systems": ["MgO", "Cu"]}), keep=kept.append)
+    assert [list(part["rows"]["EMT"]) for part in kept] == [["Cu"], ["Cu", "MgO"]]
+    given = argparse.Namespace(**{**vars(QUICK), "systems": ["Cu", "Fe", "MgO"]})
+    found = md.run(emt, given, before=kept[0])
+    assert simulated == ["Cu", "MgO", "Fe", "MgO"]
+    assert found["survived"] == {"EMT": [2, 3]}
+    md.run(emt, given, before=found)
+    assert simulated[4:] == ["Cu", "Fe", "MgO"]
+
+
 def test_fused_molecules_and_wrong_temperatures_are_no_survivors(load: Any) -> None:
     watch = load("accuracy_md_watch").Watch
     start = Atoms("O2", positions=[(0, 0, 0), (0, 0, 4)])

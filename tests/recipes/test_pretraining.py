@@ -6,13 +6,13 @@ import logging
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 from ase.build import bulk, molecule
-from ase.calculators.emt import EMT
+from packed import rattled, write_packed
 
 from gfmpot import GFMCalculator
 from gfmpot.config import from_yaml
+from gfmpot.data import FrameSet
 from gfmpot.models import PotentialConfig, fingerprint, load, save
 from gfmpot.models.presets import TABLE_II, preset
 from gfmpot.recipes import _pretraining, pretrain_default, pretrain_large, pretrain_lead
@@ -44,6 +44,7 @@ branch_weights: {structures: 30, epochs: 5}
         (pretrain_default, "pretrain_default"),
         (pretrain_default, "pretrain_default_on"),
         (pretrain_large, "pretrain_large"),
+        (pretrain_large, "pretrain_large_on"),
         (pretrain_lead, "pretrain_lead"),
     ],
 )
@@ -62,31 +63,12 @@ def test_lead_is_the_papers() -> None:
     assert (run.batch.structures, run.loss.weights, run.precision, run.epochs) == (25, (1.0, 94.8, 0.0), "fp64", 100)
 
 
-def packed(path: Path, names: list[str], n: int) -> None:
-    """``n`` rattled structures labelled by EMT, in the layout of docs/data.md."""
-    rows = []
-    for seed in range(n):
-        name = names[seed % len(names)]
-        atoms = bulk(name, cubic=True) if name in ("Cu", "Al") else molecule(name)
-        atoms.rattle(0.1, seed=seed)
-        atoms.calc = EMT()
-        rows.append(atoms)
-    np.savez(
-        path,
-        natoms=[len(atoms) for atoms in rows],
-        numbers=np.concatenate([atoms.numbers for atoms in rows]),
-        positions=np.concatenate([atoms.positions for atoms in rows]),
-        energy=[atoms.get_potential_energy() for atoms in rows],
-        forces=np.concatenate([atoms.get_forces() for atoms in rows]),
-        cell=np.stack([atoms.cell.array for atoms in rows]),
-        pbc=np.stack([atoms.pbc for atoms in rows]),
-    )
-
-
 @pytest.fixture
 def stores(tmp_path: Path) -> tuple[Store, ...]:
-    packed(tmp_path / "metals.npz", ["Cu", "Al"], 120)
-    packed(tmp_path / "organics.npz", ["CH4", "C2H6", "CH3OH"], 120)
+    metals = [rattled(bulk(("Cu", "Al")[i % 2], cubic=True), i) for i in range(120)]
+    organics = [rattled(molecule(("CH4", "C2H6", "CH3OH")[i % 3]), i) for i in range(120)]
+    for name, frames in (("metals", metals), ("organics", organics)):
+        write_packed(tmp_path / f"{name}.npz", FrameSet.from_atoms(frames))
     (tmp_path / "tiny.yaml").write_text(CONFIG)
     return tuple(
         Store(name, (f"{name}.npz",), about={"branch": f"{name}-emt", "theory": "EMT"}, split=(0.1, 0.1))
