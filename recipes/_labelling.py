@@ -8,12 +8,13 @@ import json
 import multiprocessing
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from multiprocessing.pool import Pool
 from pathlib import Path
 from time import monotonic
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -111,15 +112,40 @@ class Labelling:
         write(job.out, joined(self.label(job)))
 
 
-def command_line(document: str, source: str, source_help: str, structures: int, left_out: str) -> argparse.Namespace:
-    """What recipes that make labels are given; ``source`` is the option of what they are made from."""
+def command_line(
+    document: str,
+    source: str,
+    source_help: str,
+    structures: int,
+    left_out: str,
+    more: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> argparse.Namespace:
+    """What recipes that make labels are given.
+
+    Args:
+        document: of the recipe.
+        source: the option of what they are made from.
+        source_help: what that is.
+        structures: how many by default.
+        left_out: why there may be fewer.
+        more: other options, and what ``argparse`` is to know of them.
+    """
     parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(source, type=Path, required=True, help=source_help)
-    parser.add_argument("--out", type=Path, required=True, help="a packed file (.npz)")
-    parser.add_argument("--structures", type=int, default=structures, help=f"to try; {left_out}")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--out", type=Path, required=True, help="a packed file (.npz) that is not there yet")
+    parser.add_argument("--structures", type=int, default=structures, help=f"to try ({structures}); {left_out}")
+    for name, about in more.items():
+        parser.add_argument(name, **about)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if min(given.structures, given.workers) < 1:
+        parser.error("--structures and --workers must be at least 1")
+    if given.out.suffix != ".npz" or given.out.exists():
+        parser.error(f"--out must be a .npz that is not there yet, got {given.out}")
+    path: Path = getattr(given, source.removeprefix("--"))
+    if not path.exists():
+        parser.error(f"{source}: no file {path}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # structures are small: a worker each is faster
     return given
 

@@ -9,10 +9,23 @@ from __future__ import annotations
 from dataclasses import replace
 
 from gfmpot.recipes import pretrain_default
-from gfmpot.recipes._pretraining import run
+from gfmpot.recipes._pretraining import Store, run
 
-CRYSTALS, *OTHERS = pretrain_default.STORES
-STORES = (CRYSTALS, replace(CRYSTALS, name="chgnet_more", files=("chgnet_more.npz",), split=(0.0, 0.0)), *OTHERS)
+BRANCHES = {store.name: store for store in pretrain_default.STORES}
+
+
+def _more(of: str, name: str) -> Store:
+    """Structures of the branch of another store that are trained on alone."""
+    return replace(BRANCHES[of], name=name, files=(f"{name}.npz",), split=(0.0, 0.0), fewest=1)
+
+
+STORES = (
+    *pretrain_default.STORES,
+    _more("chgnet_pbe_u", "chgnet_more"),
+    _more("chgnet_pbe_u", "compressed_chgnet"),
+    _more("mvl_pbe", "compressed_mvl"),
+    _more("molecules_gfn2", "compressed_gfn2"),
+)
 
 DESCRIPTION = """\
 The default model's larger sister, somewhat more accurate and two thirds as fast: PaiNN with 192 features, three message

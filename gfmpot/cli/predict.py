@@ -39,6 +39,7 @@ HEADERS = {
     "energy_per_atom": "energy\n(eV/atom)",
     "max_force": "max force\n(eV/Å)",
     "energy_std": "std\n(eV)",
+    "novelty": "novelty\n(largest)",
     "branch_weights": "branch weights",
 }
 """Of the printed table, where they differ from the names in files."""
@@ -109,12 +110,14 @@ def place(frame: Frame) -> dict[str, Any]:
 
 def record(frame: Frame, results: Results) -> dict[str, Any]:
     """The row of one structure, by the names and units of all result tables."""
+    novelty = {"novelty": float(results["novelty"].max())} if "novelty" in results else {}
     return {
         **place(frame),
         "energy": results["energy"],
         "energy_per_atom": results["energy"] / len(frame.atoms),
         "max_force": float((results["forces"] ** 2).sum(axis=1).max() ** 0.5),
         "energy_std": results["energy_std"],
+        **novelty,
         "branch_weights": results["branch_weights"],
     }
 
@@ -161,4 +164,6 @@ def _labelled(frame: Frame, results: Results) -> Atoms:
     atoms.calc = SinglePointCalculator(atoms, **kept)
     atoms.info |= {"file": str(frame.file), "frame": frame.index, "energy_std": results["energy_std"]}
     atoms.info["branch_weights"] = json.dumps(results["branch_weights"])
+    if "novelty" in results:
+        atoms.arrays["novelty"] = results["novelty"]
     return atoms

@@ -15,11 +15,11 @@ from ase.data import chemical_symbols
 from torch import Tensor
 
 from gfmpot.config import did_you_mean
-from gfmpot.graph import AtomGraph, BatchBudget, InvalidStructureError
+from gfmpot.graph import UNSPECIFIED_SPIN, AtomGraph, BatchBudget, InvalidStructureError
 from gfmpot.inference.batches import InBatches
 from gfmpot.inference.paths import Compile, Path, Paths
 from gfmpot.inference.precision import dense_layers_in, network_dtype
-from gfmpot.models import Potential, Prediction, load
+from gfmpot.models import BranchInfo, Potential, Prediction, load
 from gfmpot.models.answering import Answering, checked_skip
 
 Results = dict[str, Any]
@@ -84,7 +84,7 @@ class Predictor(InBatches[Results]):
         if head is not None:
             self.potential.branch_index(head)
         self.weights = None if weights is None else self._weight_vector(weights)
-        self._charges_warned: set[int] = set()
+        self._states_warned: set[tuple[int, int]] = set()
         self._novelty_warned = False
         self._last: _Last | None = None
         if potential.config.max_neighbours is not None:
@@ -108,7 +108,7 @@ class Predictor(InBatches[Results]):
     def _results(self, graph: AtomGraph) -> list[Results]:
         self._paths.prepare(graph, self._predict)
         prediction = self._predict(graph)
-        self._warn_of_charges(graph, prediction)
+        self._warn_of_states(graph, prediction)
         self._warn_of_novelty(graph, prediction)
         results = split_results(prediction, graph, self.potential.branch_names)
         for i, single in enumerate(results):
@@ -169,23 +169,39 @@ class Predictor(InBatches[Results]):
         which = f"atom {index} ({symbol})" + (f" of structure {structure}" if graph.n_structures > 1 else "")
         warnings.warn(
             f"the surroundings of {which} are far from all training data: novelty {float(novelty):.1f}, where training "
-            f"ends at 1; energy_std is {float(prediction.energy_std[structure]):.2g} eV. Said once; results have both",
+            f"ends at 1; the answer is a guess, and so is its energy_std of "
+            f"{float(prediction.energy_std[structure]):.2g} eV. Said once; results have both",
             UserWarning,
             stacklevel=5,
         )
 
-    def _warn_of_charges(self, graph: AtomGraph, prediction: Prediction) -> None:
-        """Once per charge that a branch with a say in the answer was not trained on."""
+    def _warn_of_states(self, graph: AtomGraph, prediction: Prediction) -> None:
+        """Once per charge and multiplicity that a branch with a say in the answer was not trained on."""
         assert prediction.branch_weights is not None
-        for charge, weights in zip(graph.charge.tolist(), prediction.branch_weights.tolist(), strict=True):
+        states = zip(graph.charge.tolist(), graph.spin.tolist(), strict=True)
+        for state, weights in zip(states, prediction.branch_weights.tolist(), strict=True):
+            if state in self._states_warned:
+                continue
             answering = [b for b, weight in zip(self.potential.branches, weights, strict=True) if weight >= 0.01]
-            untrained = [branch.name for branch in answering if charge not in branch.charges]
-            if untrained and charge not in self._charges_warned:
-                self._charges_warned.add(charge)
-                message = (
-                    f"{', '.join(untrained)} never saw total charge {charge:+d} in training; the answer is a guess"
-                )
+            doubts = {branch.name: doubt for branch in answering if (doubt := _doubt(branch, *state))}
+            if doubts:
+                self._states_warned.add(state)
+                message = f"{', '.join(doubts)} {next(iter(doubts.values()))}; the answer is a guess"
                 warnings.warn(message, UserWarning, stacklevel=5)
+
+
+def _doubt(branch: BranchInfo, charge: int, spin: int) -> str | None:
+    """What a branch has not learnt of a charge and a multiplicity; None if it has seen both."""
+    if charge not in branch.charges:
+        return f"never saw total charge {charge:+d} in training"
+    if not branch.spins or spin in branch.spins or (charge, spin) == (0, UNSPECIFIED_SPIN):
+        return None
+    if spin == UNSPECIFIED_SPIN:
+        return (
+            f"saw total charge {charge:+d} with its multiplicity alone: give spin, which is 2S+1 (2 for an odd number "
+            "of electrons, as a rule)"
+        )
+    return f"never saw multiplicity {spin} in training"
 
 
 @dataclass(frozen=True)

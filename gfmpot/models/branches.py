@@ -39,6 +39,9 @@ class BranchInfo:
     charges: tuple[int, ...] = (0,)
     """Total charges that occur in the training data."""
 
+    spins: tuple[int, ...] = ()
+    """Multiplicities 2S+1 that occur there, 0 where none is stated; empty if that is not known."""
+
 
 @dataclass(frozen=True)
 class HeadConfig:

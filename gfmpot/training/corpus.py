@@ -134,6 +134,7 @@ def _from_stores(config: BranchData, paths: Sequence[Path]) -> BranchCorpus:
         citation=config.citation or first.citation,
         n_structures=train.structures,
         charges=train.charges,
+        spins=train.spins,
     )
     splits: dict[SplitName, Dataset] = {}
     for split in SPLITS:
@@ -167,6 +168,7 @@ def _from_packed(config: BranchData, paths: Sequence[Path], split: SplitConfig) 
         citation=config.citation,
         n_structures=len(train),
         charges=tuple(sorted(set(train.charge.tolist()))),
+        spins=tuple(sorted(set(train.spin.tolist()))),
     )
     manifest = {file: part.sha256 for file, part in zip(config.files, sets, strict=True)}
     return BranchCorpus(info, config.share, dict(parts), left_out, manifest)

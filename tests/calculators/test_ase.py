@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import json
 import pickle
+import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import ase.db
@@ -262,6 +264,30 @@ def test_untrained_charge_warns_once() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         atoms.get_forces()
+
+
+@pytest.mark.parametrize(
+    ("charge", "spin", "doubt"),
+    [
+        (0, None, None),
+        (0, 3, None),
+        (1, 2, None),
+        (1, None, r"saw total charge \+1 with its multiplicity alone: give spin"),
+        (0, 5, "never saw multiplicity 5 in training"),
+        (-2, 1, "never saw total charge -2 in training"),
+    ],
+)
+def test_untrained_multiplicities_warn(charge: int, spin: int | None, doubt: str | None) -> None:
+    shipped = GFMCalculator().potential
+    branches = [replace(b, charges=(-1, 0, 1), spins=(1, 2, 3)) for b in shipped.branches]
+    atoms = molecule("C2H6")
+    atoms.calc = GFMCalculator(rebuilt(shipped, branches=branches), head="molecules-gfn2", charge=charge, spin=spin)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        atoms.get_potential_energy()
+    said = [str(one.message) for one in caught if "training;" in str(one.message) or "multiplicity" in str(one.message)]
+    assert len(said) == (doubt is not None)
+    assert doubt is None or re.search(f"molecules-gfn2 {doubt}", said[0])
 
 
 def test_forces_that_were_not_learnt_warn() -> None:

@@ -97,6 +97,19 @@ def test_the_table_is_printed(predict) -> None:
     assert lines[1][7:] == ["–", "solids-pbe", "1.00"]
 
 
+def test_novelty_tells_which_structures_are_foreign(call, tmp_path: Path) -> None:
+    crystal = bulk("MgO", "rocksalt", 4.2)
+    squeezed = crystal.copy()
+    squeezed.set_cell(0.55 * crystal.cell.array, scale_atoms=True)
+    write("a.extxyz", [crystal, squeezed])
+    result = call("predict", "a.extxyz", "-o", "a.json")
+    assert "novelty" in result.stdout
+    usual, foreign = (record["novelty"] for record in records(tmp_path / "a.json"))
+    assert usual < 1.0 < foreign
+    call("predict", "a.extxyz", "-o", "b.extxyz")
+    assert read("b.extxyz", 1).arrays["novelty"].max() == pytest.approx(foreign, rel=1e-5)
+
+
 def test_csv_and_parquet_agree_with_json(predict, tmp_path: Path) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
     write("a.extxyz", structures())
