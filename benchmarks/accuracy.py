@@ -32,8 +32,12 @@ PARTS = ("crystals", "phonons", "molecules", "scans", "md", "relaxations", "unce
 """Each is a module ``accuracy_<part>`` with ``run``, ``show`` and ``draw``."""
 
 
-def one(name: str, models: list[Model], given: argparse.Namespace, parts: dict[str, Any]) -> None:
-    """Run, print, draw, and keep what was found in ``parts`` and their file, with the command and the time it took."""
+def one(name: str, models: list[Model], given: argparse.Namespace, parts: dict[str, Any]) -> bool:
+    """Run, print, draw, and keep what was found in ``parts`` and their file, with the command and the time it took.
+
+    Returns:
+        Whether it could be run.
+    """
     part: ModuleType = importlib.import_module(f"accuracy_{name}")
     begun, before = time.perf_counter(), parts.get(name, {})
     about = {"environment": environment(), "model": given.model, "quick": given.quick}
@@ -47,17 +51,18 @@ def one(name: str, models: list[Model], given: argparse.Namespace, parts: dict[s
     try:
         found = part.run(models, given, **more)
     except ValueError as error:
-        print(f"{part.__name__} was skipped: {error}", file=sys.stderr)
-        return
+        print(f"{name} was skipped: {error}", file=sys.stderr)
+        return False
     keep(found)
     part.show(found)
     if given.plots:
         given.plots.mkdir(parents=True, exist_ok=True)
         part.draw(found, given.plots)
+    return True
 
 
 def parsed() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="default", help="name or path")
     parser.add_argument("--heads", nargs="+", default=[], metavar="NAME")
     parser.add_argument("--references", nargs="*", default=[], choices=REFERENCES)
@@ -83,8 +88,9 @@ def main() -> None:
             models = open_models(given, stack)
         except ValueError as error:
             sys.exit(f"error: {error}")
-        for name in given.only:
-            one(name, models, given, parts)
+        done = [one(name, models, given, parts) for name in given.only]
+    if not all(done) and given.only is not PARTS:
+        sys.exit("error: a part that was asked for was skipped")
 
 
 if __name__ == "__main__":

@@ -182,14 +182,20 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=4.0)
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS))
+    parser.add_argument("--data", type=Path, required=True, metavar="STORES", help="folder of stores")
+    parser.add_argument("--minutes", type=float, default=4.0, help="of training, for each (4)")
+    names = f"of {'; '.join(VARIANTS)} (all)"
+    parser.add_argument(
+        "--variants", nargs="+", default=list(VARIANTS), choices=list(VARIANTS), metavar="NAME", help=names
+    )
     parser.add_argument("--together", type=int, default=2, help="processes at a time")
     parser.add_argument("--one", choices=list(VARIANTS), help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
+    missing = [str(given.data / file) for file, _ in BRANCHES.values() if not (given.data / file).exists()]
+    if missing:
+        sys.exit(f"error: no {', '.join(missing)}; recipes/pretrain_default.py makes these stores, in FOLDER/stores")
     if given.one:
         print(json.dumps(measure(given.one, given.data, given.minutes)))
         return

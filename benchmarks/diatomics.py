@@ -28,6 +28,7 @@ reference's bond where that is shorter: V2, Cr2 or U2 have bonds of 0.6 s, which
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -126,9 +127,13 @@ def main() -> None:
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     print(*(f"{key}: {value}" for key, value in environment().items()), sep="\n")
-    references = read_reference(given.reference) if given.reference else {}
-    predictor = Predictor(given.model, head=given.head, precision=given.precision)
-    curves = dict(curves_of(predictor, pairs_of(predictor, given.elements), given.step))
+    try:
+        references = read_reference(given.reference) if given.reference else {}
+        predictor = Predictor(given.model, head=given.head, precision=given.precision)
+        pairs = pairs_of(predictor, given.elements)
+    except (OSError, ValueError) as error:
+        sys.exit(f"error: {error}")
+    curves = dict(curves_of(predictor, pairs, given.step))
     rows = {pair: measures(curve, pair, references.get(pair)) for pair, curve in curves.items()}
     show({pair: row for pair, row in rows.items() if pair[0] == pair[1]}, "elements with themselves")
     show({pair: row for pair, row in rows.items() if pair[0] != pair[1]}, "pairs of elements")

@@ -39,10 +39,17 @@ def tunable(
     return dataclasses.field(default=default, metadata={"tunable": space})
 
 
+FEW = 8
+"""Names that an error lists, though one of them is close to what was given: the closest may not be what was meant."""
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """``"; did you mean 'painn'?"``, or the list of known names when nothing is close."""
+    """``"; did you mean 'painn'?"``, and the known names if they are few or nothing is close."""
     known = sorted(known)
-    return closest(name, known) or f"; known: {', '.join(known) or 'none'}"
+    close, names = closest(name, known), ", ".join(known) or "none"
+    if not close:
+        return f"; known: {names}"
+    return f"{close} Known: {names}" if len(known) <= FEW else close
 
 
 def closest(name: str, known: Iterable[str]) -> str:
@@ -54,7 +61,7 @@ def closest(name: str, known: Iterable[str]) -> str:
 def similar_name(path: Path) -> str:
     """``"; did you mean 'a.cif'?"``, if there is something of a similar name where ``path`` is not."""
     names = [entry.name for entry in path.parent.glob("*")] if path.parent.is_dir() else []
-    close = difflib.get_close_matches(path.name, names, n=1)
+    close = difflib.get_close_matches(path.name, names, n=1, cutoff=0.75)
     return f"; did you mean {str(path.with_name(close[0]))!r}?" if close else ""
 
 

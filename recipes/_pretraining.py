@@ -48,20 +48,20 @@ class Store:
     fewest: int = 20
     """Structures with an element that fewer structures than this have are left out."""
 
-    def make(self, data: Path, folder: Path) -> None:
-        """Convert the files, unless that is done.
+    def lacks(self, data: Path, folder: Path) -> str:
+        """Which files are not there, and where to get them; nothing if none is missing, or none is needed any more."""
+        missing = [str(data / name) for name in self.files if not (data / name).exists()]
+        if not missing or (folder / f"{self.name}.bp").exists():
+            return ""
+        info = build_source(self.source).info
+        return f"{self.name}: no {', '.join(missing)}" + (f"; {info.title} is at {info.url}" if info.url else "")
 
-        Raises:
-            FileNotFoundError: a missing file, and where there is one.
-        """
+    def make(self, data: Path, folder: Path) -> None:
+        """Convert the files, unless that is done."""
         out = folder / f"{self.name}.bp"
         if out.exists():
             return
         source, files = build_source(self.source), [data / name for name in self.files]
-        missing = [str(path) for path in files if not path.exists()]
-        if missing:
-            where = f"; {source.info.title} is at {source.info.url}" if source.info.url else ""
-            raise FileNotFoundError(f"{self.name}: no {', '.join(missing)}{where}")
         logging.info("%s: converting %s", out, ", ".join(self.files))
         convert(
             source,
@@ -108,6 +108,8 @@ def _make_stores(config: TrainConfig, stores: Sequence[Store], data: Path, folde
     named = {file for branch in config.branches for file in branch.files}
     wanted = [store for store in stores if f"{store.name}.bp" in named]
     if place().is_main:
+        if lacks := [text for store in wanted if (text := store.lacks(data, folder))]:
+            raise SystemExit("\n".join(["error: files are missing (docs/pretraining.md)", *lacks]))
         folder.mkdir(parents=True, exist_ok=True)
         for store in wanted:
             store.make(data, folder)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -20,6 +21,12 @@ def write_packed(path: Path, frames: FrameSet) -> Path:
     arrays = {name: getattr(frames, name) for name in FIELDS}
     np.savez(path, natoms=frames.atoms_per_structure, group=group, group_labels=names, **arrays)
     return path
+
+
+def by_emt(atoms: Atoms) -> dict[str, Any]:
+    """Energy, forces and stress."""
+    atoms.calc = EMT()
+    return {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(), "stress": atoms.get_stress()}
 
 
 def rattled(atoms: Atoms, seed: int) -> Atoms:

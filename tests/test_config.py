@@ -76,7 +76,8 @@ def test_search_range_is_kept() -> None:
 
 
 def test_suggestions() -> None:
-    assert did_you_mean("painnn", ["painn", "egnn"]) == "; did you mean 'painn'?"
+    assert did_you_mean("painnn", ["painn", "egnn"]) == "; did you mean 'painn'? Known: egnn, painn"
+    assert did_you_mean("painnn", ["painn", *"abcdefgh"]) == "; did you mean 'painn'?"
     assert did_you_mean("zzz", ["painn", "egnn"]) == "; known: egnn, painn"
 
 

@@ -124,7 +124,8 @@ def failures(done: Done) -> Iterator[Failure]:
         for index, reason in outcome.failures.items():
             yield Failure(part.place(index), reason)
         if outcome.comparison is None:
-            yield Failure(str(part.path), "nothing is left to compare")
+            more = "" if part.split == "all" else f" in its {part.split} split; --split all takes all structures"
+            yield Failure(str(part.path), f"nothing is left to compare{more}")
 
 
 def write(path: Path, rows: Sequence[Row], model: str, precision: str) -> None:

@@ -11,51 +11,13 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
-from ase.calculators.emt import EMT
 from ase.data import covalent_radii
+from packed import by_emt
 
 from gfmpot.data.frames import FrameSet
 from gfmpot.data.split import split_of_group
 from gfmpot.recipes import _labelling, label_crystals
 from gfmpot.recipes.label_crystals import Parents, _formula, clashes, enlarged, main, substituted
-
-KINDS = (("Cu", "fcc"), ("Ag", "fcc"), ("CuAu", "rocksalt"), ("AgPd", "rocksalt"), ("NiAl", "cesiumchloride"))
-LENGTHS = {"fcc": 4.0, "rocksalt": 5.6, "cesiumchloride": 3.0}
-
-
-def labelled(atoms: Atoms) -> dict[str, Any]:
-    """What CHGNet would say, said by EMT."""
-    atoms.calc = EMT()
-    return {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(), "stress": atoms.get_stress()}
-
-
-@pytest.fixture(scope="module")
-def crystals(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty groups of three crystals each, of which some are held out."""
-    rng, rows = np.random.default_rng(0), []
-    for group in range(40):
-        name, lattice = KINDS[group % len(KINDS)]
-        for rattle in (0.2, 0.02, 0.1):
-            atoms = bulk(name, lattice, a=LENGTHS[lattice]) * (2, 1, 1)
-            atoms.positions += rng.normal(scale=rattle, size=atoms.positions.shape)
-            rows.append((atoms, labelled(atoms), group, rattle))
-    path = tmp_path_factory.mktemp("crystals") / "crystals.npz"
-    np.savez(
-        path,
-        natoms=np.array([len(a) for a, *_ in rows], np.int32),
-        numbers=np.concatenate([a.numbers for a, *_ in rows]).astype(np.uint8),
-        positions=np.concatenate([a.positions for a, *_ in rows]).astype(np.float32),
-        cell=np.array([a.cell.array for a, *_ in rows], np.float32),
-        pbc=np.ones((len(rows), 3), bool),
-        energy=np.array([found["energy"] for _, found, *_ in rows]),
-        forces=np.concatenate([found["forces"] for _, found, *_ in rows]).astype(np.float32),
-        stress=np.array([found["stress"] for _, found, *_ in rows], np.float32),
-        group=np.array([group for *_, group, _ in rows], np.int32),
-        group_labels=np.array([f"crystal/{group}" for group in range(40)]),
-        rattle=np.array([rattle for *_, rattle in rows], np.float32),
-        meta=np.array('{"theory": "EMT"}'),
-    )
-    return path
 
 
 def test_parents_are_the_least_rattled_of_training(crystals: Path) -> None:
@@ -124,17 +86,17 @@ def test_the_command_and_a_kill(
 ) -> None:
     calls = []
 
-    def by_emt(graphs: Sequence[Atoms]) -> list[tuple[Any, ...]]:
+    def by_kinds(graphs: Sequence[Atoms]) -> list[tuple[Any, ...]]:
         calls.append(1)
         if len(calls) == 4:
             raise KeyboardInterrupt
-        return [tuple(labelled(atoms).values()) for atoms in graphs]
+        return [tuple(by_emt(atoms).values()) for atoms in graphs]
 
     monkeypatch.setattr(label_crystals, "find_spec", lambda name: name)
     monkeypatch.setattr(label_crystals, "PART", 5)
     monkeypatch.setattr(_labelling, "LINES", 0.0)
     monkeypatch.setattr(label_crystals, "graph_of", lambda atoms: atoms if 1 not in atoms.numbers else None)
-    monkeypatch.setattr(label_crystals, "by_chgnet", by_emt)
+    monkeypatch.setattr(label_crystals, "by_chgnet", by_kinds)
     # EMT knows few elements; silver and copper are like gold, nickel like palladium.
     out, given = tmp_path / "more.npz", ["--structures", "30", "--workers", "1"]
     monkeypatch.setattr(sys, "argv", ["label_crystals.py", "--crystals", str(crystals), "--out", str(out), *given])
@@ -159,11 +121,34 @@ def test_files_without_groups_are_refused(crystals: Path, tmp_path: Path, monkey
     monkeypatch.setattr(label_crystals, "find_spec", lambda name: name)
     with np.load(crystals) as arrays:
         np.savez(tmp_path / "plain.npz", **{name: arrays[name] for name in arrays.files if "group" not in name})
-    for file, message in (("plain.npz", "has no group, group_labels; expected"), ("none.npz", "No such file")):
-        given = ["--crystals", str(tmp_path / file), "--out", str(tmp_path / "more.npz")]
-        monkeypatch.setattr(sys, "argv", ["label_crystals.py", *given])
-        with pytest.raises(SystemExit, match=message):
-            main()
+    given = ["--crystals", str(tmp_path / "plain.npz"), "--out", str(tmp_path / "more.npz")]
+    monkeypatch.setattr(sys, "argv", ["label_crystals.py", *given])
+    with pytest.raises(SystemExit, match="has no group, group_labels; expected"):
+        main()
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"--crystals": "none.npz"}, "--crystals: no file none.npz"),
+        ({"--structures": "-3"}, "must be at least 1"),
+        ({"--out": "more.txt"}, "--out must be a .npz that is not there yet, got more.txt"),
+        ({"--out": "CRYSTALS"}, "that is not there yet"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_once(
+    crystals: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    changed: dict[str, str],
+    message: str,
+) -> None:
+    given = {"--crystals": str(crystals), "--out": "more.npz", "--structures": "30"} | changed
+    words = [str(crystals) if word == "CRYSTALS" else word for pair in given.items() for word in pair]
+    monkeypatch.setattr(sys, "argv", ["label_crystals.py", *words])
+    with pytest.raises(SystemExit):
+        main()
+    assert message in capsys.readouterr().err
 
 
 def test_without_chgnet_the_command_says_so(crystals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
