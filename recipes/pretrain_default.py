@@ -104,23 +104,33 @@ STORES = (
 
 DESCRIPTION = """\
 A general model for first looks: PaiNN with 128 features, three message passes and a cutoff of 5 Å, trained for two and
-a half hours on two CPU cores. Inorganic crystals of 89 elements are answered for by branches distilled from CHGNet
-(which cannot be better than CHGNet) and by one of a few thousand PBE calculations; molecules of H, C, N, O, F, P, S, Cl
-and others, neutral and singly charged, by a GFN2-xTB branch; refractory alloys, adsorbates on metals, and dynamics of
-eight molecules have branches of their own.
+a half hours on two CPU cores.
+
+"""
+
+ANSWERS = """\
+Inorganic crystals of 89 elements are answered for by a branch distilled from CHGNet (which cannot be better than
+CHGNet), molecules of H, C, N, O, F, P, S, Cl and others by one of GFN2-xTB: neutral singlets and triplets, and singly
+charged doublets. Five more answer to `head=` alone: CHGNet's r2SCAN, a few thousand PBE calculations of all kinds,
+alloys and a few elements, adsorbates on metals, and dynamics of six molecules.
 
 """
 
 LIMITS = """\
 Good for relaxing crystals and small molecules, for dynamics that keep to what was trained on, for screening with a
 better method to follow, and as a start for fine-tuning. Not for publication-grade energies, reaction barriers,
-magnetism, or charges other than single ones; liquids, surfaces of oxides and metal-organic frameworks are hardly in
-the data. There is no long-range electrostatics or dispersion beyond the cutoff.
+magnetism, or other ions and multiplicities than those above; liquids, surfaces of oxides and metal-organic frameworks
+are hardly in the data. There is no long-range electrostatics or dispersion beyond the cutoff. Energies of the blend are
+on a scale of its own: compare them with each other, not with those of another model or of a single branch.
 
-A screened repulsion of nuclei keeps atoms apart where there are no data. `energy_std` and `forces_std` are estimates,
-learnt from errors on validation structures; `novelty` above 1 says that an atom's surroundings lie outside the training
-data, where estimates grow but know nothing. The weights of the blend know the composition alone: use `head=` where you
-know which theory you want."""
+A screened repulsion of nuclei keeps pairs of atoms apart where there are no data. `energy_std` and `forces_std` are
+estimates, learnt from errors on validation structures; `novelty` above 1 says that an atom's surroundings lie outside
+the training data, where estimates grow but know nothing, and above 1.2 there is a warning. The weights of the blend
+know the composition alone: use `head=` where you know which theory you want."""
+
+SQUEEZED = """
+
+Crystals that are squeezed to less than a third of their volume may collapse: nothing like it was trained on."""
 
 if __name__ == "__main__":
-    run(__file__, "default", STORES, DESCRIPTION + LIMITS, __doc__ or "")
+    run(__file__, "default", STORES, DESCRIPTION + ANSWERS + LIMITS + SQUEEZED, __doc__ or "")

@@ -194,14 +194,14 @@ def _doubt(branch: BranchInfo, charge: int, spin: int) -> str | None:
     """What a branch has not learnt of a charge and a multiplicity; None if it has seen both."""
     if charge not in branch.charges:
         return f"never saw total charge {charge:+d} in training"
-    if not branch.spins or spin in branch.spins or (charge, spin) == (0, UNSPECIFIED_SPIN):
-        return None
     if spin == UNSPECIFIED_SPIN:
+        if charge == 0 or not any(branch.spins):
+            return None
         return (
-            f"saw total charge {charge:+d} with its multiplicity alone: give spin, which is 2S+1 (2 for an odd number "
-            "of electrons, as a rule)"
+            f"learnt total charge {charge:+d} with multiplicities: give spin, which is 2S+1 (2 for an odd number of "
+            "electrons, as a rule)"
         )
-    return f"never saw multiplicity {spin} in training"
+    return f"never saw multiplicity {spin} in training" if branch.spins and spin not in branch.spins else None
 
 
 @dataclass(frozen=True)

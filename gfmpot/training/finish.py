@@ -199,6 +199,7 @@ def write_card(potential: Potential, path: Path) -> None:
         description=meta["description"],
         branches="\n".join(branches),
         blend="\n".join(blend),
+        most=meta["branch_weights"]["settings"]["structures"],
         errors="\n".join(errors),
         data="\n".join(data),
         training="\n".join(training),
@@ -216,12 +217,13 @@ CARD = """# {name}
 |---|---|---|---|---|---|---|---|
 {branches}
 
-Errors on held-out groups (test split). Force errors are norms of the error vector: mean, median, and mean relative to
-the mean force; "–" where there are no labels.
+Errors on held-out groups: at most {most} structures of each test split. Force errors are norms of the error vector:
+mean, median, and mean relative to the mean force; "–" where there are no labels.
 
 ## The blend
 
-Default output against the labels of each branch's test split, on the common scale:
+Default output against the labels of the same structures, on the common scale. A branch with next to no weight of its
+own answers to `head=` alone:
 
 {blend}
 
