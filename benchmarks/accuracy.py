@@ -1,5 +1,5 @@
-"""What does a model get right of the physics? Crystals, phonons, molecules, scans, dynamics, relaxations of unseen
-crystals, beside CHGNet and GFN2-xTB on the same inputs.
+"""What does a model get right of the physics? Crystals, pressure, phonons, molecules, scans, dynamics, relaxations of
+unseen crystals, beside CHGNet and GFN2-xTB on the same inputs.
 
 python benchmarks/accuracy.py [--model default] [--heads NAME ...] [--references chgnet gfn2] [--data FOLDER]
     [--only PART ...] [--quick] [--systems NAME ...] [--md-references] [--threads 2] [--json FILE] [--plots FOLDER]
@@ -28,7 +28,7 @@ import torch
 from accuracy_models import ENVIRONMENTS, REFERENCES, Model, Part, open_models
 from common import environment, write
 
-PARTS = ("crystals", "phonons", "molecules", "scans", "md", "relaxations", "uncertainty", "blend")
+PARTS = ("crystals", "pressure", "phonons", "molecules", "scans", "md", "relaxations", "uncertainty", "blend")
 """Each is a module ``accuracy_<part>`` with ``run``, ``show`` and ``draw``."""
 
 

@@ -41,6 +41,31 @@ def test_lattice_constant_and_modulus_of_emt(load: Any, emt: Any, tmp_path: Path
     assert (tmp_path / "accuracy_crystals.png").exists()
 
 
+def test_what_squeezing_costs(load: Any, emt: Any, tmp_path: Path, capsys: Any) -> None:
+    pressure = load("accuracy_pressure")
+    found = pressure.run(emt, QUICK)
+    assert found["summary"]["EMT"] == {"crystals": 3, "failed": 2, "hold": 0}
+    aluminium = found["rows"]["EMT"]["Al"]
+    assert aluminium["half the volume (eV/atom)"] == pytest.approx(aluminium["energies (eV/atom)"][20])
+    assert aluminium["holds down to"] == 0.61  # EMT was not made for this
+    assert found["expected"]["Al"] == pytest.approx(3.04, abs=0.05)
+    pressure.show(found)
+    assert "EMT 0 of 3" in capsys.readouterr().out
+    pressure.draw(found, tmp_path)
+    assert (tmp_path / "accuracy_pressure.png").exists()
+
+
+def test_collapse_is_seen(load: Any) -> None:
+    pressure = load("accuracy_pressure")
+    rise = 10 * (1 - pressure.LENGTHS) ** 2
+    assert pressure.measured(rise)["holds"]
+    collapsed = np.where(pressure.LENGTHS < 0.645, -5.0, rise)
+    found = pressure.measured(collapsed)
+    assert (found["holds"], found["holds down to"]) == (False, 0.65)
+    shifted = 10 * (0.97 - pressure.LENGTHS) ** 2  # a model whose own lattice constant is smaller
+    assert pressure.measured(shifted)["holds"]
+
+
 def test_phonons_of_emt(load: Any, emt: Any, tmp_path: Path) -> None:
     pytest.importorskip("phonopy")
     phonons = load("accuracy_phonons")
