@@ -30,7 +30,7 @@ STORES = (
 DESCRIPTION = """\
 The default model's larger sister, more accurate, two thirds as fast, and trained on crystals under pressure, too: PaiNN
 with 192 features, three message passes and a cutoff of 5 Å, begun with the default model's weights and trained for
-HOURS hours more on two CPU cores.
+two and three quarter hours more on two CPU cores.
 
 """
 

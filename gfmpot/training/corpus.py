@@ -68,6 +68,14 @@ class BranchCorpus:
     manifest: dict[str, str]
     """SHA-256 by file name."""
 
+    weighed: Dataset | None = None
+    """Training structures of the stores that have validation and test structures, too; None if that is all. Others may
+    be of a kind that is to be learnt, but not to be weighed by, as crystals under pressure are."""
+
+    def drawn_from(self, split: SplitName) -> Dataset:
+        """The structures of a split that alignment, blend and estimates of errors are to go by."""
+        return self.weighed if split == "train" and self.weighed is not None else self.splits[split]
+
     def graphs(
         self, split: SplitName, model: PotentialConfig, branch: int, limit: int | None = None
     ) -> Iterator[AtomGraph]:
@@ -142,7 +150,9 @@ def _from_stores(config: BranchData, paths: Sequence[Path]) -> BranchCorpus:
         splits[split] = parts[0] if len(parts) == 1 else Joined(name, parts)
     left_out: Counter[str] = sum((Counter(store.manifest.left_out) for store in stores), Counter())
     manifest = {path.name: store.manifest.sha256 for path, store in zip(paths, stores, strict=True)}
-    return BranchCorpus(info, config.share, splits, dict(left_out), manifest)
+    whole = [store.split("train") for store in stores if len(store.splits) == len(SPLITS)]
+    weighed = None if len(whole) in (0, len(stores)) else whole[0] if len(whole) == 1 else Joined(name, whole)
+    return BranchCorpus(info, config.share, splits, dict(left_out), manifest, weighed)
 
 
 def _from_packed(config: BranchData, paths: Sequence[Path], split: SplitConfig) -> BranchCorpus:

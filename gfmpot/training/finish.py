@@ -160,11 +160,11 @@ def own_share(
     log.
     """
     supported = potential.references.supported.cpu()
-    chosen = [evenly(len(corpus.splits[split]), structures)[launch.rank :: launch.world] for corpus in corpora]
+    chosen = [evenly(len(corpus.drawn_from(split)), structures)[launch.rank :: launch.world] for corpus in corpora]
     total, done = sum(map(len, chosen)), 0
     for b, (corpus, own) in enumerate(zip(corpora, chosen, strict=True)):
         left_out = 0
-        for graph in graphs_of(corpus.splits[split], own, potential.config, b):
+        for graph in graphs_of(corpus.drawn_from(split), own, potential.config, b):
             done += 1
             watch(done / total)
             if supported[b, graph.atomic_numbers].all():

@@ -37,5 +37,8 @@ def test_a_store_of_training_structures_adds_to_one_with_all_splits(tmp_path: Pa
     for side in ("valid", "test"):
         assert len(both.splits[side]) == len(alone.splits[side]) > 0
     assert both.info.n_structures == len(both.splits["train"])
+    # What is trained on alone teaches neither the blend nor the estimates of errors.
+    assert len(both.drawn_from("train")) == len(alone.splits["train"]) == len(alone.drawn_from("train"))
+    assert both.drawn_from("test") is both.splits["test"]
     with pytest.raises(ValueError, match=re.escape("more.bp: only the splits train; training needs train, valid")):
         read_branch(BranchData(files=("more.bp",)), [more], SplitConfig())
