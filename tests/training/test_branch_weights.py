@@ -304,9 +304,11 @@ def test_card_without_all_labels(model: Potential, tmp_path: Path) -> None:
         "blend": {FIRST: {"energy_mae": 0.5, "own_weight": 0.25}},
     }
     meta = {"name": "toy", "description": "A test.", "training": {"steps": 3}, "metrics": metrics}
+    meta["branch_weights"] = {"settings": {"structures": 20}}
     write_card(rebuilt(model, metadata=meta), tmp_path / "card.md")
     text = (tmp_path / "card.md").read_text()
     assert f"| {FIRST} |  | 3 | 0 | 12 | – | – | – |" in text
+    assert "at most 20 structures of each test split" in text
     assert f"| {METAL} |  | 1 | 0 | – | – | – | – |" in text
     assert "energy 500 meV/atom; mean weight of its own branch 0.25" in text
 
