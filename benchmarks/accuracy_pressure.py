@@ -20,6 +20,7 @@ from accuracy_pbe import Crystal, crystals
 from ase.units import GPa
 
 from gfmpot.cli.console import table
+from gfmpot.recipes.label_compressed import scaled, squeezing
 from gfmpot.training.report_style import CYCLE, MUTED, legend, panels, style
 
 LENGTHS = np.round(np.arange(1.0, 0.495, -0.01), 2)
@@ -50,16 +51,14 @@ def universal(one: Crystal) -> float:
     """eV/atom that half of the volume costs, by PBE's bulk modulus and its derivative."""
     assert one.modulus is not None
     assert one.derivative is not None
-    eta, volume = 1.5 * (one.derivative - 1), one.atoms.get_volume() / len(one.atoms)
-    short = eta * (1 - HALF)
-    return float(9 * one.modulus * GPa * volume / eta**2 * (1 + (short - 1) * np.exp(short)))
+    stiffness = 9 * one.modulus * GPa * one.atoms.get_volume() / len(one.atoms)
+    return float(squeezing(np.array(HALF), stiffness, one.derivative))
 
 
 def _squeezed(model: Model, one: Crystal) -> dict[str, Any]:
     energies = []
     for length in LENGTHS:
-        atoms = one.atoms.copy()
-        atoms.set_cell(atoms.cell.array * length, scale_atoms=True)
+        atoms = scaled(one.atoms, length)
         atoms.calc = model.calculator
         energies.append(float(atoms.get_potential_energy()) / len(atoms))
     return measured(np.array(energies))

@@ -64,9 +64,20 @@ class Rest:
 
     def squeezed(self, lengths: Floats) -> Floats:
         """Energies (eV/atom) at lengths relative to those at rest."""
-        eta = 1.5 * (STIFFENING - 1)
-        short = eta * (1 - lengths)
-        return self.energy + self.stiffness / eta**2 * (1 + (short - 1) * np.exp(short))
+        return self.energy + squeezing(lengths, self.stiffness, STIFFENING)
+
+
+def squeezing(lengths: Floats, stiffness: float, stiffening: float) -> Floats:
+    """What it costs to get from rest to relative lengths, by the universal equation of state.
+
+    Args:
+        lengths: of those at rest.
+        stiffness: nine times bulk modulus times volume, in the unit of the answer.
+        stiffening: derivative of the bulk modulus by pressure.
+    """
+    eta = 1.5 * (stiffening - 1)
+    short = eta * (1 - lengths)
+    return stiffness / eta**2 * (1 + (short - 1) * np.exp(short))
 
 
 def at_rest(scales: Floats, energies: Floats) -> Rest | None:

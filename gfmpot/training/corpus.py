@@ -147,12 +147,16 @@ def _from_stores(config: BranchData, paths: Sequence[Path]) -> BranchCorpus:
     splits: dict[SplitName, Dataset] = {}
     for split in SPLITS:
         parts = [store.split(split) for store in stores if split in store.splits]
-        splits[split] = parts[0] if len(parts) == 1 else Joined(name, parts)
+        splits[split] = _joined(name, parts)
     left_out: Counter[str] = sum((Counter(store.manifest.left_out) for store in stores), Counter())
     manifest = {path.name: store.manifest.sha256 for path, store in zip(paths, stores, strict=True)}
     whole = [store.split("train") for store in stores if len(store.splits) == len(SPLITS)]
-    weighed = None if len(whole) in (0, len(stores)) else whole[0] if len(whole) == 1 else Joined(name, whole)
+    weighed = None if len(whole) in (0, len(stores)) else _joined(name, whole)
     return BranchCorpus(info, config.share, splits, dict(left_out), manifest, weighed)
+
+
+def _joined(name: str, parts: Sequence[Dataset]) -> Dataset:
+    return parts[0] if len(parts) == 1 else Joined(name, parts)
 
 
 def _from_packed(config: BranchData, paths: Sequence[Path], split: SplitConfig) -> BranchCorpus:
