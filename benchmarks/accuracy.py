@@ -63,18 +63,28 @@ def one(name: str, models: list[Model], given: argparse.Namespace, parts: dict[s
 
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", default="default", help="name or path")
-    parser.add_argument("--heads", nargs="+", default=[], metavar="NAME")
-    parser.add_argument("--references", nargs="*", default=[], choices=REFERENCES)
-    parser.add_argument("--only", nargs="+", default=PARTS, choices=PARTS)
-    parser.add_argument("--data", type=Path, metavar="FOLDER")
-    parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--model", default="default", help="name or path (default)")
+    parser.add_argument("--heads", nargs="+", default=[], metavar="NAME", help="branches to show beside the blend")
+    parser.add_argument("--references", nargs="*", default=[], choices=REFERENCES, help="to compare with (none)")
+    parser.add_argument(
+        "--only", nargs="+", default=PARTS, choices=PARTS, metavar="PART", help=f"{', '.join(PARTS)} (all)"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="FOLDER", help="packed .npz sets; parts that need them are skipped without"
+    )
+    parser.add_argument("--quick", action="store_true", help="a few systems of each part, in minutes")
     parser.add_argument("--systems", nargs="+", metavar="NAME", help="of dynamics; by default all ten")
     parser.add_argument("--md-references", action="store_true", help="dynamics with references too: slow")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path)
-    parser.add_argument("--plots", type=Path, metavar="FOLDER")
-    parser.add_argument("--envs", type=Path, default=ENVIRONMENTS, metavar="FOLDER")
+    parser.add_argument("--threads", type=int, default=2, help="of PyTorch (2)")
+    parser.add_argument("--json", type=Path, help="file of the results; what it has of other parts stays")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="for a figure of each part (none are drawn)")
+    parser.add_argument(
+        "--envs",
+        type=Path,
+        default=ENVIRONMENTS,
+        metavar="FOLDER",
+        help="environments of the references (benchmarks/envs)",
+    )
     return parser.parse_args()
 
 

@@ -58,7 +58,7 @@ def single_point(atoms: Atoms) -> Table:
     weights = ", ".join(f"{name} {w:.0%}" for name, w in results["branch_weights"].items() if w >= 0.005)
     table = Table(title=f"{atoms.get_chemical_formula()}, {len(atoms)} atoms", title_justify="left", show_header=False)
     table.add_row("energy", f"{energy:.3f} eV ({energy / len(atoms):.3f} eV/atom)")
-    table.add_row("spread of the branches", f"{results['energy_std'] / len(atoms):.3f} eV/atom")
+    table.add_row("estimated error", f"{results['energy_std'] / len(atoms):.3f} eV/atom")
     table.add_row("largest force", f"{np.linalg.norm(forces, axis=1).max():.3f} eV/Å")
     table.add_row("answered by", weights)
     return table

@@ -169,7 +169,10 @@ def main() -> None:
     )
     if find_spec("tblite") is None:
         raise SystemExit("error: labels need tblite: pip install tblite")
-    frames = chosen(given.qm9, given.structures, given.seed)
+    try:
+        frames = chosen(given.qm9, given.structures, given.seed)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
     fingerprint = b"".join(frame.numbers.tobytes() + frame.positions.tobytes() for frame in frames)
     Labelling(label, PART, META).run(given.out, frames, fingerprint, given.seed, given.workers)
 

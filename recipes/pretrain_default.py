@@ -8,12 +8,14 @@ stores that are in FOLDER/stores. Under torchrun ranks train together; a GPU is 
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from gfmpot.recipes._pretraining import Store, run
 
 CHGNET = "Deng et al., Nat. Mach. Intell. 5, 1031 (2023)"
 BY_CHGNET = "BSD-3-Clause (labels by CHGNet); structures CC-BY-4.0 (Materials Project) and MIT (CDVAE)"
 
-STORES = (
+BRANCHES = (
     Store(
         "chgnet_pbe_u",
         ("chgnet_pbe_u.npz",),
@@ -100,6 +102,21 @@ STORES = (
         },
         split=(0.1, 0.1),
     ),
+)
+
+
+def _more(of: str, name: str) -> Store:
+    """Structures of the branch of another store that are trained on alone."""
+    store = next(store for store in BRANCHES if store.name == of)
+    return replace(store, name=name, files=(f"{name}.npz",), split=(0.0, 0.0), fewest=1)
+
+
+STORES = (
+    *BRANCHES,
+    _more("chgnet_pbe_u", "chgnet_more"),
+    _more("chgnet_pbe_u", "compressed_chgnet"),
+    _more("mvl_pbe", "compressed_mvl"),
+    _more("molecules_gfn2", "compressed_gfn2"),
 )
 
 DESCRIPTION = """\

@@ -6,26 +6,8 @@ The default model made wider, and trained on, with more crystals (``recipes/labe
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from gfmpot.recipes import pretrain_default
-from gfmpot.recipes._pretraining import Store, run
-
-BRANCHES = {store.name: store for store in pretrain_default.STORES}
-
-
-def _more(of: str, name: str) -> Store:
-    """Structures of the branch of another store that are trained on alone."""
-    return replace(BRANCHES[of], name=name, files=(f"{name}.npz",), split=(0.0, 0.0), fewest=1)
-
-
-STORES = (
-    *pretrain_default.STORES,
-    _more("chgnet_pbe_u", "chgnet_more"),
-    _more("chgnet_pbe_u", "compressed_chgnet"),
-    _more("mvl_pbe", "compressed_mvl"),
-    _more("molecules_gfn2", "compressed_gfn2"),
-)
+from gfmpot.recipes._pretraining import run
 
 DESCRIPTION = """\
 The default model's larger sister, more accurate, two thirds as fast, and trained on crystals under pressure, too: PaiNN
@@ -35,4 +17,10 @@ two and three quarter hours more on two CPU cores.
 """
 
 if __name__ == "__main__":
-    run(__file__, "large", STORES, DESCRIPTION + pretrain_default.ANSWERS + pretrain_default.LIMITS, __doc__ or "")
+    run(
+        __file__,
+        "large",
+        pretrain_default.STORES,
+        DESCRIPTION + pretrain_default.ANSWERS + pretrain_default.LIMITS,
+        __doc__ or "",
+    )

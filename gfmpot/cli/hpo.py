@@ -42,7 +42,11 @@ def hpo(
     ranks: Annotated[int, typer.Option("--ranks-per-trial", min=1, help="Processes of each.")] = 1,
     launcher: Annotated[
         str | None,
-        typer.Option("--launcher", metavar="COMMAND", help="Starts them, e.g. 'srun --exact -N 16 -n {ranks}'."),
+        typer.Option(
+            "--launcher",
+            metavar="COMMAND",
+            help="Starts them, e.g. 'srun --exact -N 16 -n {ranks}'; {slot} is 0, 1, ... of those at the same time.",
+        ),
     ] = None,
     ray: Annotated[bool, typer.Option("--ray", help="Run trials as tasks of a Ray cluster (RAY_ADDRESS).")] = False,
     trial_minutes: Annotated[float | None, typer.Option("--trial-minutes", help="A longer trial has failed.")] = None,

@@ -40,26 +40,28 @@ class Launcher:
     """How trials are started."""
 
     prefix: str | None = None
-    """Of the command, e.g. ``srun --exact -N 16 -n {ranks}`` or ``mpiexec -n {ranks}``; None starts it here, by
-    ``torchrun`` if there are several ranks."""
+    """Of the command, e.g. ``srun --exact -N 16 -n {ranks}`` or ``mpiexec --hostfile hosts.{slot} -n {ranks}``, where
+    trials that run at the same time have slots 0, 1, ...; None starts it here, by ``torchrun`` if there are several
+    ranks."""
 
     ranks: int = 1
     concurrent: int = 1
     minutes: float | None = None
     grace: float = GRACE
 
-    def command(self, folder: Path) -> list[str]:
-        """Program and arguments of the trial in ``folder``."""
+    def command(self, folder: Path, slot: int = 0) -> list[str]:
+        """Program and arguments of the trial in ``folder``; ``slot`` is its place among those at the same time."""
         trial = ["-m", "gfmpot.hpo.trial", "--spec", str(folder / SPEC), "--out", str(folder / RESULT)]
         if self.prefix is not None:
-            return [*shlex.split(self.prefix.replace("{ranks}", str(self.ranks))), sys.executable, *trial]
+            prefix = self.prefix.replace("{ranks}", str(self.ranks)).replace("{slot}", str(slot))
+            return [*shlex.split(prefix), sys.executable, *trial]
         if self.ranks == 1:
             return [sys.executable, *trial]
         torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.ranks}"]
         return [sys.executable, *torchrun, *trial]
 
     def environment(self, slot: int) -> dict[str, str]:
-        """Of a trial; ``slot`` is its place among those that run at the same time.
+        """Of a trial in a slot.
 
         Trials that are started here share its cores and its GPUs. A launcher with a prefix sees to that itself.
         """
@@ -164,7 +166,7 @@ def conduct(launcher: Launcher, folder: Path, slot: int) -> None:
     spec = read_record(TrialSpec, folder / SPEC)
     limit = float("inf") if launcher.minutes is None else 60 * launcher.minutes + launcher.grace
     try:
-        ended = supervise(launcher.command(folder), launcher.environment(slot), folder, limit, launcher.grace)
+        ended = supervise(launcher.command(folder, slot), launcher.environment(slot), folder, limit, launcher.grace)
         result = judge(spec, folder, ended)
     except (OSError, ValueError) as error:  # no such launcher, or a damaged result
         result = TrialResult(spec.trial, "failed", f"{type(error).__name__}: {error}")

@@ -11,6 +11,7 @@ from typing import Any, Literal
 import torch
 
 from gfmpot.graph import AtomGraph
+from gfmpot.inference.advice import advise
 from gfmpot.models import Potential, Prediction
 from gfmpot.models.backbone import Evaluator
 from gfmpot.models.potential import Joint
@@ -52,9 +53,7 @@ class Paths:
         self.joint: Joint | None = None
         self._count, self._done = 0, not joint or compile is False or (compile == "auto" and self.evaluate is not None)
         if compile is True and not joint:
-            warnings.warn(
-                "compile=True has no effect on forces_std and skip, which are not compiled", UserWarning, stacklevel=4
-            )
+            advise("compile=True has no effect on forces_std and skip, which are not compiled")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Kernels and compiled code do not travel: a copy begins anew."""
@@ -106,7 +105,7 @@ class Paths:
             problem = f"{type(error).__name__}: {(str(error) or repr(error)).splitlines()[0]}"
         if problem:
             self.joint = None
-            warnings.warn(f"compiled evaluation is not used: {problem}", RuntimeWarning, stacklevel=5)
+            advise(f"compiled evaluation is not used: {problem}", RuntimeWarning)
         elif self._compile == "auto" and not self._is_faster(graph, predict):
             self.joint = None
             _log.info(

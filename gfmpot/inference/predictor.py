@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from gfmpot.config import did_you_mean
 from gfmpot.graph import UNSPECIFIED_SPIN, AtomGraph, BatchBudget, InvalidStructureError
+from gfmpot.inference.advice import advise
 from gfmpot.inference.batches import InBatches
 from gfmpot.inference.paths import Compile, Path, Paths
 from gfmpot.inference.precision import dense_layers_in, network_dtype
@@ -167,12 +167,10 @@ class Predictor(InBatches[Results]):
         index = int(atom) - int((graph.structure_of_atom < structure).sum())
         symbol = chemical_symbols[int(graph.atomic_numbers[int(atom)])]
         which = f"atom {index} ({symbol})" + (f" of structure {structure}" if graph.n_structures > 1 else "")
-        warnings.warn(
+        advise(
             f"the surroundings of {which} are far from all training data: novelty {float(novelty):.1f}, where training "
             f"ends at 1; the answer is a guess, and so is its energy_std of "
-            f"{float(prediction.energy_std[structure]):.2g} eV. Said once; results have both",
-            UserWarning,
-            stacklevel=5,
+            f"{float(prediction.energy_std[structure]):.2g} eV. Said once; results have both"
         )
 
     def _warn_of_states(self, graph: AtomGraph, prediction: Prediction) -> None:
@@ -186,8 +184,7 @@ class Predictor(InBatches[Results]):
             doubts = {branch.name: doubt for branch in answering if (doubt := _doubt(branch, *state))}
             if doubts:
                 self._states_warned.add(state)
-                message = f"{', '.join(doubts)} {next(iter(doubts.values()))}; the answer is a guess"
-                warnings.warn(message, UserWarning, stacklevel=5)
+                advise(f"{', '.join(doubts)} {next(iter(doubts.values()))}; the answer is a guess")
 
 
 def _doubt(branch: BranchInfo, charge: int, spin: int) -> str | None:
@@ -274,9 +271,7 @@ def _structure_results(fields: dict[str, Any], names: list[str], i: int, atoms: 
 
 
 def _warn_of_cap(max_neighbours: int) -> None:
-    warnings.warn(
+    advise(
         f"this model keeps only the {max_neighbours} nearest neighbours: its energy jumps when neighbours change "
-        "places, so do not run dynamics with it",
-        UserWarning,
-        stacklevel=3,
+        "places, so do not run dynamics with it"
     )

@@ -3,6 +3,7 @@
 #   load_modules        loads its software
 #   in_job, submit      tells a job from a login node; submits a script and prints the job's number
 #   launch ARGUMENTS    runs `gfmpot ARGUMENTS` on every accelerator of every node
+#   slices NODES        prints what starts a trial of `gfmpot hpo` on so many nodes of a job
 #   alone ARGUMENTS     runs `gfmpot ARGUMENTS` once, with the cores of one node
 #   stage_environment   brings the Python environment to the nodes, and sets GFMPOT
 # Each verb below checks its settings, submits its script when it runs on a login node, and does the work in the job.
@@ -11,6 +12,8 @@
 VARIABLES=(GFMPOT_HPC ACCOUNT QUEUE NODES WALLTIME FILESYSTEMS ENVIRONMENT DATA RUN CONFIG PARALLEL MARGIN STAGE_GIB
     OUT WORKERS BACKBONE MAX_EVALS CONCURRENT MODEL)
 export "${VARIABLES[@]}"
+# shellcheck disable=SC2034 # used by env.sh
+CHECKOUT="$(cd "$GFMPOT_HPC/../.." && pwd)"
 NODES="${NODES:-1}"
 WALLTIME="${WALLTIME:-02:00:00}"
 
@@ -104,13 +107,13 @@ chain() { # SCRIPT N [OPTIONS]
     done
 }
 
-# gfmpot hpo: one driver, which starts the trials on slices of the job's nodes. The command comes with a later release.
+# gfmpot hpo: one driver, which starts the trials on slices of the job's nodes.
 hpo() { # SCRIPT [OPTIONS]
     : "${ACCOUNT:?set ACCOUNT to your project}"
     : "${ENVIRONMENT:?set ENVIRONMENT to the folder that env.sh built}"
     : "${DATA:?set DATA to the folder of converted .bp datasets}"
     : "${BACKBONE:?set BACKBONE, e.g. to painn}"
-    local script="$1" concurrent="${CONCURRENT:-4}" hours
+    local script="$1" concurrent="${CONCURRENT:-4}" hours launcher
     shift
     ((NODES % concurrent == 0)) || fail "NODES=$NODES is no multiple of CONCURRENT=$concurrent trials"
     if ! in_job; then
@@ -120,16 +123,17 @@ hpo() { # SCRIPT [OPTIONS]
     load_modules
     stage_environment
     hours="$(hours_left)"
+    launcher="$(slices $((NODES / concurrent)))"
     "${GFMPOT[@]}" hpo --backbone "$BACKBONE" --data "$DATA"/*.bp --max-evals "${MAX_EVALS:-200}" \
         --max-hours "$hours" --concurrent "$concurrent" \
-        --ranks-per-trial $((NODES * RANKS_PER_NODE / concurrent)) "$@"
+        --ranks-per-trial $((NODES * RANKS_PER_NODE / concurrent)) --launcher "$launcher" "$@"
 }
 
-# gfmpot screen over all ranks. The command comes with a later release.
+# gfmpot screen over all ranks.
 screen() { # SCRIPT INPUTS... [OPTIONS]
     : "${ACCOUNT:?set ACCOUNT to your project}"
     : "${ENVIRONMENT:?set ENVIRONMENT to the folder that env.sh built}"
-    : "${OUT:?set OUT to the .parquet to write}"
+    : "${OUT:?set OUT to the folder of the results}"
     local script="$1"
     shift
     (($# >= 1)) || fail "usage: $script INPUTS... [options of gfmpot screen]"

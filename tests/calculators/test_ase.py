@@ -257,9 +257,10 @@ def test_untrained_charge_warns_once() -> None:
     atoms.calc = GFMCalculator()
     with (
         pytest.warns(UserWarning, match="are far from all training data"),  # such ions have no features like others
-        pytest.warns(UserWarning, match=r"never saw total charge \+5 in training"),
+        pytest.warns(UserWarning, match=r"never saw total charge \+5 in training") as caught,
     ):
         atoms.get_forces()
+    assert {warning.filename for warning in caught} == {__file__}  # neither ours nor one of ASE
     atoms.rattle(0.01)
     with warnings.catch_warnings():
         warnings.simplefilter("error")

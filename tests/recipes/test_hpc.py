@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from gfmpot.hpo.launching import Launcher
+
 HPC = Path(__file__).parents[2] / "recipes" / "hpc"
 MACHINES = ("frontier", "aurora", "perlmutter")
 VERBS = ("convert", "hpo", "pretrain", "chain", "screen")
@@ -92,15 +94,18 @@ class Site:
             "BACKBONE": "painn",
             "NODES": "4",
         }
+        return self.start(["bash", str(HPC / script), *arguments], **{**defaults, **settings})
+
+    def start(self, command: list[str], **settings: str | None) -> subprocess.CompletedProcess[str]:
+        """Run a command among the stand-ins."""
         environ = {
             "PATH": f"{self.folder / 'bin'}{os.pathsep}{os.environ['PATH']}",
             "USER": "someone",
             "CALLS": str(self.folder / "calls"),
             "INTERPRETER": str(self.folder / "environment" / "bin" / "python"),
             "NODE_LOCAL": str(self.folder / "local"),
-            **{name: value for name, value in {**defaults, **settings}.items() if value is not None},
+            **{name: value for name, value in settings.items() if value is not None},
         }
-        command = ["bash", str(HPC / script), *arguments]
         return subprocess.run(
             command, env=environ, cwd=self.folder, capture_output=True, text=True, timeout=60, check=False
         )
@@ -346,10 +351,31 @@ def test_search(site: Site, machine: str, ranks: str) -> None:
     assert [option(arguments, name) for name in ("--max-evals", "--concurrent")] == ["200", "4"]
 
 
+@pytest.mark.parametrize(("machine", "ranks"), [("frontier", "8"), ("aurora", "12"), ("perlmutter", "4")])
+def test_trials_have_nodes_of_their_own(site: Site, machine: str, ranks: str) -> None:
+    """The launcher that the job gives to ``gfmpot hpo``, run as a trial does."""
+    calls = site.job(f"{machine}/hpo.sh", NODES="2", CONCURRENT="2")
+    (arguments,) = gfmpot(calls)
+    launcher = Launcher(option(arguments, "--launcher"), int(option(arguments, "--ranks-per-trial")))
+    command = launcher.command(site.folder, slot=1)
+    python = str(site.folder / "environment" / "bin" / "python")
+    done = site.start([python if part == sys.executable else part for part in command], MASTER_ADDR="the.job")
+    assert done.returncode == 0, done.stderr
+    (step,) = [call for call in site.calls[len(calls) :] if call[0] in ("srun", "mpiexec")]
+    assert step[step.index(python) + 1 :][:2] == ["-m", "gfmpot.hpo.trial"]
+    if machine == "aurora":
+        assert [option(step, name) for name in ("-n", "--ppn")] == [ranks, "12"]
+        assert Path(option(step, "--hostfile")).read_text() == "x4407c6s7b0n0.hsn.cm\n"
+        assert site.seen["MASTER_ADDR"] == "x4407c6s7b0n0.hsn.cm.aurora.alcf.anl.gov"
+    else:
+        assert {"--exact", "--nodes=1", f"--ntasks={ranks}", f"--ntasks-per-node={ranks}"} <= set(step)
+        assert (site.seen["MASTER_ADDR"] == "") == (machine == "frontier")
+
+
 @pytest.mark.parametrize(("machine", "tool"), [("frontier", "srun"), ("aurora", "mpiexec"), ("perlmutter", "srun")])
 def test_screening(site: Site, machine: str, tool: str) -> None:
-    calls = site.job(f"{machine}/screen.sh", "a.extxyz", "b.bp", OUT="results.parquet", MODEL="lead.safetensors")
-    assert gfmpot(calls) == [["screen", "a.extxyz", "b.bp", "-o", "results.parquet", "--model", "lead.safetensors"]]
+    calls = site.job(f"{machine}/screen.sh", "a.extxyz", "b.bp", OUT="results", MODEL="lead.safetensors")
+    assert gfmpot(calls) == [["screen", "a.extxyz", "b.bp", "-o", "results", "--model", "lead.safetensors"]]
     assert "screen" in named(calls, tool)[-1]
 
 
@@ -367,7 +393,7 @@ def test_building_the_environment(site: Site, machine: str) -> None:
     done = site.run(f"{machine}/env.sh", ENVIRONMENT=str(new))
     assert done.returncode == 0, done.stderr
     installed = [call for call in named(site.calls, "python") if call[:3] == ["-m", "pip", "install"]]
-    assert any(call[-1].startswith("gfmpot[adios") for call in installed)
+    assert any(call[-1].startswith(f"{HPC.parents[1]}[adios,hpo,") for call in installed)
     assert (new / "bin" / "python").exists()
     if machine == "frontier":
         assert any("https://download.pytorch.org/whl/rocm7.1" in call for call in installed)

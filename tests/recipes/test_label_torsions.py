@@ -97,3 +97,12 @@ def test_the_command_and_a_kill(
         assert len(frames.graph(i, 5.0).atomic_numbers) == 6
     assert np.isfinite(frames.energy).all()
     assert np.ptp(frames.energy) > 1e-3
+
+
+def test_broken_files_are_user_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    broken, out = tmp_path / "qm9.npz", tmp_path / "turned.npz"
+    broken.write_bytes(b"PK\x03\x04")
+    monkeypatch.setattr(sys, "argv", ["label_torsions.py", "--qm9", str(broken), "--out", str(out)])
+    with pytest.raises(SystemExit, match=r"error: .*qm9\.npz: not a whole \.npz"):
+        main()
+    assert not out.exists()

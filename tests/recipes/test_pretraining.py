@@ -16,7 +16,7 @@ from gfmpot.config import from_yaml
 from gfmpot.data import FrameSet
 from gfmpot.models import PotentialConfig, fingerprint, load, save
 from gfmpot.models.presets import TABLE_II, preset
-from gfmpot.recipes import _pretraining, pretrain_default, pretrain_large, pretrain_lead
+from gfmpot.recipes import _pretraining, pretrain_default, pretrain_lead
 from gfmpot.recipes._pretraining import Store
 from gfmpot.training.config import TrainConfig
 
@@ -42,8 +42,7 @@ branch_weights: {structures: 30, epochs: 5}
 @pytest.mark.parametrize(
     ("recipe", "settings"),
     [
-        (pretrain_default, ["pretrain_default", "pretrain_default_on"]),
-        (pretrain_large, ["pretrain_large", "pretrain_large_on"]),
+        (pretrain_default, ["pretrain_default", "pretrain_default_on", "pretrain_large", "pretrain_large_on"]),
         (pretrain_lead, ["pretrain_lead"]),
     ],
 )

@@ -70,12 +70,21 @@ launch() {
         --ppn "$RANKS_PER_NODE" --cpu-bind "$CPU_BIND" "${GFMPOT[@]}" "$@"
 }
 
+# Every slot has its own nodes: mpiexec would take the job's first ones for each trial.
+slices() { # NODES
+    local folder="$PWD/slices-$PBS_JOBID"
+    mkdir -p "$folder"
+    sort -u "$PBS_NODEFILE" | awk -v nodes="$1" -v folder="$folder" '{ print >(folder "/" int((NR - 1) / nodes)) }'
+    echo "bash -c 'read -r first <$folder/\$0 && MASTER_ADDR=\${first%%.*}.hsn.cm.aurora.alcf.anl.gov exec mpiexec" \
+        "--envall --hostfile $folder/\$0 -n {ranks} --ppn $RANKS_PER_NODE --cpu-bind $CPU_BIND \"\$@\"' {slot}"
+}
+
 build() {
     : "${ENVIRONMENT:?set ENVIRONMENT to the folder to build, on flare}"
     load_modules
     python3 -m venv --system-site-packages "$ENVIRONMENT" # torch and mpi4py are the module's
     local python="$ENVIRONMENT/bin/python"
-    "$python" -m pip install "${GFMPOT_PACKAGE:-gfmpot}[adios,telemetry]"
+    "$python" -m pip install "${GFMPOT_PACKAGE:-$CHECKOUT}[adios,hpo,parquet,plot,telemetry]"
     "$python" -c 'import torch, mpi4py; assert hasattr(torch, "xpu") and torch.distributed.is_xccl_available(), \
         f"torch {torch.__version__} has no xccl: load frameworks of 2025 or later"'
     log "built $ENVIRONMENT"

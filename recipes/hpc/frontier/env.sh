@@ -46,6 +46,12 @@ launch() {
         --kill-on-bad-exit=1 --unbuffered "${GFMPOT[@]}" "$@"
 }
 
+# The job's MASTER_ADDR is its first node, a slice's is its own.
+slices() { # NODES
+    echo "env -u MASTER_ADDR srun --exact --nodes=$1 --ntasks={ranks} --ntasks-per-node=$RANKS_PER_NODE" \
+        "--cpus-per-task=7 --gpus-per-task=1 --gpu-bind=closest --kill-on-bad-exit=1 --unbuffered"
+}
+
 build() {
     : "${ENVIRONMENT:?set ENVIRONMENT to the folder to build, on Orion}"
     load_modules
@@ -53,7 +59,7 @@ build() {
     conda create --yes --prefix "$ENVIRONMENT" --channel conda-forge python=3.12 conda-pack
     "$python" -m pip install "torch==$TORCH" --index-url "https://download.pytorch.org/whl/rocm${ROCM%.*}"
     MPICC="cc -shared" "$python" -m pip install --no-cache-dir --no-binary=mpi4py mpi4py
-    "$python" -m pip install "${GFMPOT_PACKAGE:-gfmpot}[adios,mpi,telemetry]"
+    "$python" -m pip install "${GFMPOT_PACKAGE:-$CHECKOUT}[adios,hpo,mpi,parquet,plot,telemetry]"
     "$python" -c 'import torch; assert torch.version.hip, f"torch {torch.__version__} is not built for ROCm"'
     "$ENVIRONMENT/bin/conda-pack" --force --prefix "$ENVIRONMENT" --output "$ENVIRONMENT.tar.gz"
     log "built $ENVIRONMENT and $ENVIRONMENT.tar.gz"

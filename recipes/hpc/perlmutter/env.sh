@@ -37,13 +37,18 @@ launch() {
         --kill-on-bad-exit=1 --unbuffered "${GFMPOT[@]}" "$@"
 }
 
+slices() { # NODES
+    echo "srun --exact --nodes=$1 --ntasks={ranks} --ntasks-per-node=$RANKS_PER_NODE --cpus-per-task=32" \
+        "--cpu-bind=cores --gpus-per-node=4 --gpu-bind=none --kill-on-bad-exit=1 --unbuffered"
+}
+
 build() {
     : "${ENVIRONMENT:?set ENVIRONMENT to the folder to build}"
     load_modules
     python -m venv --system-site-packages "$ENVIRONMENT"
     local python="$ENVIRONMENT/bin/python"
     MPICC="cc -target-accel=nvidia80 -shared" "$python" -m pip install --no-cache-dir --no-binary=mpi4py mpi4py
-    "$python" -m pip install "${GFMPOT_PACKAGE:-gfmpot}[adios,mpi,telemetry]"
+    "$python" -m pip install "${GFMPOT_PACKAGE:-$CHECKOUT}[adios,hpo,mpi,parquet,plot,telemetry]"
     "$python" -c 'import torch; assert torch.version.cuda, f"torch {torch.__version__} is not built for CUDA"'
     tar -czf "$ENVIRONMENT.tar.gz" -C "$ENVIRONMENT" .
     log "built $ENVIRONMENT and $ENVIRONMENT.tar.gz"
