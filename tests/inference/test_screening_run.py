@@ -13,7 +13,7 @@ from ase.build import bulk, molecule
 from ase.io import read, write
 from screening_samples import BAD, expected, halved, refused, table
 
-from gfmpot.graph import BatchBudget
+from gfmpot.graph import BatchBudget, graph_from_atoms
 from gfmpot.inference import Predictor
 from gfmpot.inference.screening import Outcome, Relaxer, Screening, Settings, check
 from gfmpot.inference.screening import running as module
@@ -37,12 +37,29 @@ def test_values_are_the_predictors(screen, predictor: Predictor, tmp_path: Path,
         assert row["energy_per_atom"] == pytest.approx(results["energy"] / len(atoms), abs=1e-9)
         assert row["max_force"] == pytest.approx(np.linalg.norm(results["forces"], axis=1).max(), abs=1e-9)
         assert row["energy_std"] == pytest.approx(results["energy_std"], abs=1e-9, nan_ok=True)
+        assert row["novelty"] == pytest.approx(
+            results["novelty"].max() if "novelty" in results else np.nan, nan_ok=True
+        )
         assert row["branch_weights"] == pytest.approx(results["branch_weights"])
         np.testing.assert_allclose(np.stack(row["forces"]), results["forces"], atol=1e-9)
         if "stress" in results:
             np.testing.assert_allclose(row["stress"], results["stress"], atol=1e-9)
         else:
             assert row["stress"] is None
+
+
+def test_novelty_tells_what_is_foreign(tmp_path: Path) -> None:
+    crystal = bulk("MgO", "rocksalt", 4.21)
+    squeezed = crystal.copy()
+    squeezed.set_cell(0.6 * crystal.cell, scale_atoms=True)
+    write(tmp_path / "a.extxyz", [crystal, squeezed])
+    predictor = Predictor("default", device="cpu")
+    with pytest.warns(UserWarning, match="far from all training data"):
+        Screening([tmp_path / "a.extxyz"], tmp_path / "out", predictor).work()
+    graphs = [graph_from_atoms(atoms, cutoff=predictor.cutoff) for atoms in (crystal, squeezed)]
+    largest = [float(predictor(graph)[0]["novelty"].max()) for graph in graphs]
+    assert table(tmp_path / "out")["novelty"].tolist() == pytest.approx(largest)
+    assert largest[0] < 1 < largest[1]
 
 
 @pytest.mark.parametrize("workers", [0, 2])

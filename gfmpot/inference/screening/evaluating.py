@@ -44,6 +44,7 @@ class Rows:
     energy: Floats  # (S,) eV
     max_force: Floats  # (S,) eV/Å
     energy_std: Floats  # (S,) eV; NaN where there is no estimate and fewer than two branches know the elements
+    novelty: Floats  # (S,) largest of its atoms; NaN from a model that does not estimate its errors
     weights: Floats  # (S, B)
     forces: Floats  # (N, 3) eV/Å, or (0, 3) if they are not wanted
     stress: Floats  # (S, 6) eV/Å³, or (0, 6); NaN without a volume
@@ -158,6 +159,7 @@ class Evaluation:
             energy=np.array([result["energy"] for result in results], dtype=np.float64),
             max_force=_largest(forces, natoms),
             energy_std=np.array([result["energy_std"] for result in results], dtype=np.float64),
+            novelty=np.array([_novelty(result) for result in results], dtype=np.float64),
             weights=np.array(weights, dtype=np.float64).reshape(len(results), len(self.predictor.potential.branches)),
             forces=forces if self.forces else forces[:0],
             stress=np.array(stress, dtype=np.float64).reshape(-1, 6),
@@ -178,6 +180,10 @@ def atoms_of(piece: Piece) -> list[Atoms]:
         numbers, positions = part.atomic_numbers.numpy(), part.positions.numpy()
         structures.append(Atoms(numbers, positions, cell=graph.cell[i].numpy(), pbc=graph.pbc[i].numpy(), info=info))
     return structures
+
+
+def _novelty(result: Results) -> float:
+    return float(result["novelty"].max()) if "novelty" in result else float("nan")
 
 
 def _refusal(piece: Piece, i: int, reason: str) -> Refused:

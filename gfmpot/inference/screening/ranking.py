@@ -124,7 +124,7 @@ def _structure(folder: Folder, plan: Plan, row: Mapping[str, Any], defaults: Def
 
     relaxed = plan.options["relax"] is not None
     atoms = _final(folder, plan, row) if relaxed else _read(plan, row, defaults)
-    atoms.info |= {name: row[name] for name in ("file", "index", "energy_std") if row[name] is not None}
+    atoms.info |= {name: row[name] for name in ("file", "index", "energy_std", "novelty") if row[name] is not None}
     atoms.calc = SinglePointCalculator(atoms, energy=row["energy"])
     return atoms
 

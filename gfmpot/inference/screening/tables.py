@@ -25,6 +25,7 @@ TYPES = {
     "energy_per_atom": "f8",
     "max_force": "f8",
     "energy_std": "f8",
+    "novelty": "f8",
 }
 """Columns that a condition may name, in the order of the table."""
 
@@ -72,7 +73,7 @@ class Table:
         whole = np.zeros(0, dtype=np.int64)
         none = np.zeros(0)
         weights, forces, stress = (np.zeros((0, n)) for n in (len(self.branches), 3, 6))
-        return Rows(whole, whole, [], whole, none, none, none, weights, forces, stress)
+        return Rows(whole, whole, [], whole, none, none, none, none, weights, forces, stress)
 
     def columns(self, rows: Rows) -> Columns:
         """The columns that a condition may name."""
@@ -85,6 +86,7 @@ class Table:
             "energy_per_atom": rows.energy / rows.natoms,
             "max_force": rows.max_force,
             "energy_std": rows.energy_std,
+            "novelty": rows.novelty,
         }
         if self.relaxed:
             found["steps"] = np.array([end.steps for end in rows.relaxations], dtype=np.int64)
