@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -15,15 +14,11 @@ from ase.calculators.calculator import Calculator, PropertyNotImplementedError, 
 from gfmpot.config import did_you_mean
 from gfmpot.graph import AtomGraph, VerletList, graph_from_atoms
 from gfmpot.inference import AutoPredictor, Choice, Predictor, Results, build_predictor
+from gfmpot.inference.advice import FORCES_NOT_LEARNT, advise
 from gfmpot.models import Potential
 
 if TYPE_CHECKING:
     from gfmpot.inference.certificate import Certificate
-
-FORCES_NOT_LEARNT = (
-    "this model was trained on energies alone: its forces and stresses are derivatives that nobody has checked; relax "
-    "and run dynamics with a model that has learnt forces"
-)
 
 
 class GFMCalculator(Calculator):  # type: ignore[misc]
@@ -181,7 +176,7 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
         """
         super().calculate(atoms, properties, system_changes)
         if {"forces", "stress"} & set(properties) and not self.potential.forces_learnt:
-            warnings.warn(FORCES_NOT_LEARNT, UserWarning, stacklevel=2)
+            advise(FORCES_NOT_LEARNT)
         (self.results,) = self.predictor(self._graph(self.atoms, self._verlet))
         if "stress" in properties and "stress" not in self.results:
             raise PropertyNotImplementedError(

@@ -19,6 +19,7 @@ from gfmpot.graph.build import COINCIDENT
 from gfmpot.graph.neighbours import FloatArray, NeighbourList, nearest_only
 from gfmpot.graph.verlet_batch import BatchEdges
 from gfmpot.inference import Predictor, Results
+from gfmpot.inference.advice import FORCES_NOT_LEARNT, advise
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +87,8 @@ class BatchEvaluator:
     """Evaluates the same structures again and again while they move; the structures may be exchanged in between."""
 
     def __init__(self, predictor: Predictor) -> None:
+        if not predictor.potential.forces_learnt:
+            advise(FORCES_NOT_LEARNT)
         self.predictor = predictor
         self.neighbours = VerletBatch(predictor.device)
         self._most_edges: float = math.inf  # in memory; known after it did not suffice

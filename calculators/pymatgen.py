@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, overload
 
+import numpy as np
 from ase import Atoms
+from ase.constraints import FixAtoms, FixCartesian
 from pymatgen.core import DummySpecies, Lattice, Molecule, Structure
 
 from gfmpot.calculators.ase import GFMCalculator
@@ -195,7 +197,7 @@ class GFMPotential:
 
 
 def to_atoms(structure: AnyStructure) -> Atoms:
-    """ASE atoms with charge and multiplicity in ``info``.
+    """ASE atoms with charge and multiplicity in ``info``, and constraints where there is ``selective_dynamics``.
 
     Raises:
         InvalidStructureError: partial or mixed occupancy.
@@ -219,7 +221,20 @@ def to_atoms(structure: AnyStructure) -> Atoms:
     charge = structure._charge if isinstance(structure, Structure) else structure.charge
     if charge:
         atoms.info["charge"] = charge
+    atoms.set_constraint(_constraints(structure))
     return atoms
+
+
+def _constraints(structure: AnyStructure) -> list[FixAtoms | FixCartesian]:
+    """What ``selective_dynamics`` fixes, as pymatgen's own ``AseAtomsAdaptor`` has it."""
+    flags = structure.site_properties.get("selective_dynamics")
+    if flags is None:
+        return []
+    fixed = np.array([[not free for free in (site or (True,) * 3)] for site in flags])
+    some = np.flatnonzero(fixed.any(axis=1) & ~fixed.all(axis=1))
+    whole = np.flatnonzero(fixed.all(axis=1))
+    partly: list[FixAtoms | FixCartesian] = [FixCartesian(i, mask=fixed[i]) for i in some]
+    return [FixAtoms(whole), *partly] if len(whole) else partly
 
 
 def _moved(structure: AnyStructure, atoms: Atoms) -> AnyStructure:

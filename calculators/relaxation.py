@@ -96,13 +96,23 @@ def check_settings(optimizer: str, fmax: float, steps: int, *, batched: bool = F
 
 
 def check_volume(atoms: Atoms) -> None:
-    """Refuse to relax the cell of a structure that has none.
+    """Refuse to relax the cell of a structure that has none, or of a layer or wire that is turned.
 
     Raises:
-        ValueError: no periodic direction, or a cell vector of zero length.
+        ValueError: no periodic direction, a cell vector of zero length, or periodic vectors that do not lie in the span
+            of the Cartesian axes of the same places.
     """
     if not (atoms.pbc.any() and atoms.cell.rank == 3):
         raise ValueError("a structure without a volume has no cell to relax; relax positions only (cell=False)")
+    astray = np.abs(atoms.cell.array[atoms.pbc][:, ~atoms.pbc])
+    if astray.size and astray.max() > 1e-6 * atoms.cell.lengths().max():
+        axes, vectors = (
+            "".join(name for name, flag in zip(names, atoms.pbc, strict=True) if flag) for names in ("xyz", "abc")
+        )
+        raise ValueError(
+            f"the cell is periodic along {vectors}, which must lie along {axes} to be strained without the vacuum; "
+            "turn the structure (atoms.rotate with rotate_cell=True), or relax positions only (cell=False)"
+        )
 
 
 def snapshot(atoms: Atoms) -> Atoms:

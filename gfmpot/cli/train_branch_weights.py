@@ -69,7 +69,8 @@ def train_branch_weights(
 
     First, shifts per element put the branches on one energy scale. Then the network that weighs them by composition is
     trained on the training split, and the epoch that is best on the validation split is kept. The table has errors on
-    the validation split: of the blend, and of the single head that does best there.
+    the validation split: of the blend, and of the single head that does best there. A branch that does not know its
+    errors yet learns them, and the others anew.
 
     Under torchrun, srun or mpiexec, every rank runs this same command, and evaluates a part of the structures.
     """
@@ -79,7 +80,7 @@ def train_branch_weights(
         from gfmpot.models import load, save
         from gfmpot.ranks.launch import session
         from gfmpot.training.config import TrainConfig
-        from gfmpot.training.finish import blended
+        from gfmpot.training.finish import blended, estimating
 
         target = out or Path(f"{Path(model).stem}-weights.safetensors")
         check_checkpoint(target)
@@ -91,6 +92,8 @@ def train_branch_weights(
             corpora = corpora_of(run, data or config.parent, potential)
             with _progress(launch.is_main) as watch:
                 weighed, fit = blended(potential, corpora, settings, launch, align=not keep_alignment, watch=watch)
+            if weighed.errors is not None and not weighed.errors.known.any(dim=0).all():  # a branch was added
+                weighed = estimating(weighed, corpora, settings.structures, launch)
             if launch.is_main:
                 save(weighed, target)
                 _print_fits(fit.branches)

@@ -23,7 +23,7 @@ from gfmpot.models.potential import rebuilt
 from gfmpot.ranks.signals import EndOfJob
 from gfmpot.training.alignment import fit_alignment
 from gfmpot.training.branch_weights import WeightConfig
-from gfmpot.training.corpus import BranchCorpus, BranchData
+from gfmpot.training.corpus import BranchCorpus, BranchData, primary_branch
 from gfmpot.training.finish import finish
 from gfmpot.training.parameters import is_shared
 from gfmpot.training.trainer import Trainer
@@ -50,7 +50,7 @@ def with_branch(model: Potential, one: Potential, graphs: Iterable[AtomGraph]) -
         raise ValueError("the branch was trained on another backbone; train it with the model's own, frozen")
     joined, row = unaligned(model, one), len(model.branches)
     own = (graph.replace(branch=torch.full_like(graph.branch, row)) for graph in graphs)  # type: ignore[arg-type]
-    alignment = fit_alignment(joined, own)[row]
+    alignment = fit_alignment(joined, own, primary=primary_branch(model.branches).name)[row]
     branches = [*model.branches, dataclasses.replace(one.branches[0], alignment=alignment)]
     return rebuilt(joined, branches=branches).eval()
 

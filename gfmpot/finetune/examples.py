@@ -49,7 +49,19 @@ class Examples:
     def sha256(self) -> str:
         """Of all that training depends on."""
         digest = hashlib.sha256("\n".join(self.keys).encode())
-        for array in (self.frames.numbers, self.frames.positions, self.frames.cell, self.values, *self.sides.values()):
+        frames = self.frames
+        digest.update("\n".join(frames.group.tolist()).encode())
+        structures = (
+            frames.numbers,
+            frames.positions,
+            frames.offsets,
+            frames.cell,
+            frames.pbc,
+            frames.charge,
+            frames.spin,
+        )
+        labels = (frames.energy, frames.forces, frames.stress, self.values)
+        for array in (*structures, *labels, *self.sides.values()):
             digest.update(np.ascontiguousarray(array).tobytes())
         return digest.hexdigest()
 

@@ -8,6 +8,11 @@ import warnings
 BETWEEN = {"gfmpot", "ase", "torch_sim", "pymatgen", "matcalc"}
 """Packages whose lines a user cannot mend."""
 
+FORCES_NOT_LEARNT = (
+    "this model was trained on energies alone: its forces and stresses are derivatives that nobody has checked; relax "
+    "and run dynamics with a model that has learnt forces"
+)
+
 
 def advise(message: str, category: type[Warning] = UserWarning) -> None:
     """Warn, from the nearest caller outside :data:`BETWEEN`; the outermost one if all of them are inside."""

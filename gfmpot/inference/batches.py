@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Generic, TypeVar
 
 import torch
+from ase.symbols import Symbols
 
 from gfmpot.graph import AtomGraph, BatchBudget
 
@@ -46,10 +47,32 @@ class InBatches(ABC, Generic[R]):
         return self(graph.part(0, middle)) + self(graph.part(middle, graph.n_structures))
 
     def many(self, graphs: Iterable[AtomGraph]) -> Iterator[R]:
-        """Results of each structure, evaluated in batches within the budget, in order; errors as for one batch."""
+        """Results of each structure, evaluated in batches within the budget, in order.
+
+        Raises:
+            ValueError: a structure without an answer; the message names its place.
+            MemoryError: as for one batch.
+        """
+        begun = 0
         for batch in self.budget.pack(graphs):
             for part in self.budget.pack(batch):  # by a budget that may have shrunk meanwhile
-                yield from self(AtomGraph.batch(part))
+                try:
+                    results = self(AtomGraph.batch(part))
+                except ValueError as error:
+                    raise self._named(error, part, begun) from error
+                yield from results
+                begun += len(part)
+
+    def _named(self, error: ValueError, part: Sequence[AtomGraph], begun: int) -> ValueError:
+        """The error of the first structure that has none of its own answer, with its place among all."""
+        for i, graph in enumerate(part):
+            try:
+                self(graph)
+            except ValueError as alone:
+                formula = Symbols(graph.atomic_numbers.cpu().numpy()).get_chemical_formula()
+                reason = str(alone).removeprefix("structure 0 of the batch: ")
+                return type(alone)(f"structure {begun + i} ({formula}): {reason}")
+        return error
 
 
 def ran_out_of_memory(error: RuntimeError) -> bool:

@@ -69,9 +69,12 @@ class Paths:
         if self._done:
             return
         self._count += 1
-        if _is_large_enough(graph) and self._is_time():
+        if not (_is_large_enough(graph) and self._is_time()):
+            return
+        plain = predict(graph)  # what goes wrong here goes wrong without compilation, too, and may not the next time
+        if bool(torch.isfinite(plain.energy).all()):
             self._done = True
-            self._try(graph, predict)
+            self._try(graph, plain, predict)
 
     def joint_for(self, graph: AtomGraph) -> Joint | None:
         """The compiled network, if there is one that can take the graph."""
@@ -86,14 +89,11 @@ class Paths:
 
         return artifact_path(self._potential, self._precision).exists()
 
-    def _try(self, graph: AtomGraph, predict: Predict) -> None:
+    def _try(self, graph: AtomGraph, plain: Prediction, predict: Predict) -> None:
         from gfmpot.inference.compiled import compile_network, forget
 
+        begun = time.perf_counter()
         try:
-            plain, begun = predict(graph), time.perf_counter()
-            if not bool(torch.isfinite(plain.energy).all()):
-                self._done = False  # nothing to compare with: let the next structure decide
-                return
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the compiler's own code: nothing that a user could mend
                 self.joint = compile_network(self._potential, self._precision)
@@ -148,5 +148,7 @@ def _again(potential: Potential, precision: str, compile: Compile, kernels: bool
 
 def _timed(predict: Predict, graph: AtomGraph) -> float:
     begun = time.perf_counter()
-    predict(graph)
+    predict(graph).energy.cpu()  # waits for the forward pass; for gradients, below
+    if torch.accelerator.is_available():
+        torch.accelerator.synchronize()
     return time.perf_counter() - begun

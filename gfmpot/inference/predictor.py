@@ -117,8 +117,13 @@ class Predictor(InBatches[Results]):
         return results
 
     def composition_weights(self, graph: AtomGraph) -> dict[str, float]:
-        """The weights that the blend gives to a structure, to be frozen for others."""
-        weights = self.potential.branch_weights(graph.to(self.device))[0]
+        """The weights that the blend gives to a structure, to be frozen for others.
+
+        Raises:
+            UnsupportedElementsError: no branch has all elements, and ``allow_unsupported`` is not set.
+        """
+        graph = graph.to(self.device)
+        weights = self.potential.answering(graph, allow_unsupported=self.allow_unsupported).weights[0]
         return dict(zip(self.potential.branch_names, weights.tolist(), strict=True))
 
     def _predict(self, graph: AtomGraph) -> Prediction:

@@ -62,16 +62,16 @@ class ErrorEstimate(nn.Module):
     def of_answers(self, features: Tensor, weights: Tensor, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor]:
         """Features and the weights (G, B) of an answer to its standard deviations and how familiar its atoms are.
 
-        Estimates are means of absolute values and of norms; errors are taken for normally distributed.
+        Estimates are means of absolute values and of norms; errors are taken for normally distributed. Branches whose
+        errors nobody has seen are taken to be as good as the others, if these have most of the say.
 
         Returns:
-            (G,) eV; (N, 3) eV/Å; (N,) distances from the training data.
+            (G,) eV; (N, 3) eV/Å; (N,) distances from the training data. NaN where such branches have most of the say.
         """
         energy, forces, distance = self(features)
         share = weights[graph.structure_of_atom]
-        answering = share > 0  # the others may not know their errors
-        of_structure = sum_per_structure((share * energy).masked_fill(~answering, 0.0).sum(dim=1), graph)
-        of_atom = (share * forces).masked_fill(~answering, 0.0).sum(dim=1)
+        of_structure = sum_per_structure(_mean(energy, share, self.known[0]), graph)
+        of_atom = _mean(forces, share, self.known[1])
         components = (math.sqrt(math.pi / 8) * of_atom).unsqueeze(1).expand(-1, 3)
         return math.sqrt(math.pi / 2) * of_structure, components, distance
 
@@ -83,3 +83,11 @@ class ErrorEstimate(nn.Module):
         """(N, 2 B): errors of energy shares and of forces, among the training data."""
         low, high = math.log(LOWEST), math.log(HIGHEST)
         return torch.exp(low + (high - low) * torch.sigmoid(self.network(whitened)))
+
+
+def _mean(values: Tensor, share: Tensor, known: Tensor) -> Tensor:
+    """(N,) of values (N, B) over branches with a known error (B,), by their share (N, B) in the answer."""
+    share = share * known
+    total = share.sum(dim=1)
+    mean = (share * values.masked_fill(known == 0, 0.0)).sum(dim=1) / total
+    return mean.masked_fill(total < 0.5, torch.nan)

@@ -24,7 +24,9 @@ LINEAR = 0.05
 ITERATIONS = 30
 
 
-def fit_alignment(potential: Potential, graphs: Iterable[AtomGraph], ridge: float = 1e-2) -> list[dict[str, float]]:
+def fit_alignment(
+    potential: Potential, graphs: Iterable[AtomGraph], ridge: float = 1e-2, primary: str | None = None
+) -> list[dict[str, float]]:
     """Shift (eV) per element of each branch that makes it agree best with the primary one; collective.
 
     Reference energies fitted per dataset have an arbitrary gauge, so learnt parts ε_b of different branches differ by a
@@ -34,10 +36,17 @@ def fit_alignment(potential: Potential, graphs: Iterable[AtomGraph], ridge: floa
     the branch was never trained, and what it answers would decide. Huber's loss keeps those out of it that the primary
     branch knows nothing about, such as dimers. Every rank gives structures of its own; all get the same shifts.
 
+    Args:
+        potential: whose branches are aligned.
+        graphs: labelled structures with ``branch``.
+        ridge: see above.
+        primary: the branch whose scale is the common one, if it is not that of most elements.
+
     Returns:
         By branch, eV by symbol, for the elements that it supports.
     """
-    pairs = _over_ranks(_pairs(potential, graphs))
+    stays = potential.branch_index(primary or primary_branch(potential.branches).name)
+    pairs = _over_ranks(_pairs(potential, graphs, stays))
     fitted = [dict.fromkeys(branch.e0, 0.0) for branch in potential.branches]
     for b, (fractions, differences) in pairs.items():
         present = np.flatnonzero(fractions.any(axis=0))
@@ -58,9 +67,8 @@ def _robust_fit(x: Floats, y: Floats, ridge: float) -> Floats:
     return shifts
 
 
-def _pairs(potential: Potential, graphs: Iterable[AtomGraph]) -> Pairs:
+def _pairs(potential: Potential, graphs: Iterable[AtomGraph], primary: int) -> Pairs:
     """Of this rank's structures."""
-    primary = potential.branch_index(primary_branch(potential.branches).name)
     kernels = potential.backbone.kernels(potential.dtype)
     rows: dict[int, list[tuple[Floats, Floats]]] = {}
     for batch in BatchBudget(max_edges=50_000).pack(graphs):

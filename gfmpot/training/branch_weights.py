@@ -130,9 +130,12 @@ def train_branch_weights(
     unseen = _Objective(BranchCache.of(potential, held_out), config, "held-out")
     # In float64 whatever the potential is in, so that ranks add up to one process.
     network = copy.deepcopy(potential.weights).double()
-    start, before = unseen.weights(network), unseen.value(network)
+    begun, start, before = copy.deepcopy(network.state_dict()), unseen.weights(network), unseen.value(network)
     network.give_all_a_say()
     after = _fit(network, known, unseen, config, watch)
+    if after >= before:
+        network.load_state_dict(begun)
+        after = before
     potential.weights.load_state_dict(network.state_dict())
     return WeightFit(before, after, _branch_fits(potential.branch_names, unseen, start, unseen.weights(network)))
 

@@ -149,7 +149,7 @@ def _from_stores(config: BranchData, paths: Sequence[Path]) -> BranchCorpus:
         parts = [store.split(split) for store in stores if split in store.splits]
         splits[split] = _joined(name, parts)
     left_out: Counter[str] = sum((Counter(store.manifest.left_out) for store in stores), Counter())
-    manifest = {path.name: store.manifest.sha256 for path, store in zip(paths, stores, strict=True)}
+    manifest = {file: store.manifest.sha256 for file, store in zip(config.files, stores, strict=True)}
     whole = [store.split("train") for store in stores if len(store.splits) == len(SPLITS)]
     weighed = None if len(whole) in (0, len(stores)) else _joined(name, whole)
     return BranchCorpus(info, config.share, splits, dict(left_out), manifest, weighed)
@@ -165,12 +165,14 @@ def _from_packed(config: BranchData, paths: Sequence[Path], split: SplitConfig) 
     sets = [_read(path) for path in paths]
     frames = FrameSet.join(config.name, sets)
     side = np.array([split_of_group(group, split.valid, split.test, split.seed) for group in frames.group])
+    frames, side, left_out = _usable(frames, side, config.max_force)
+    taught = side == "train"
     e0 = fit_reference_energies(
-        frames.composition()[side == "train"],
-        frames.energy[side == "train"],
-        min_structures=config.min_structures_per_element,
+        frames.composition()[taught], frames.energy[taught], min_structures=config.min_structures_per_element
     )
-    keep, left_out = _usable(frames, e0, config.max_force)
+    keep = ~_rare(frames, e0)
+    if not keep.all():
+        left_out["rare elements"] = int((~keep).sum())
     parts = {name: frames.subset(np.flatnonzero(keep & (side == name))) for name in SPLITS}
     train = parts["train"]
     info = BranchInfo(
@@ -208,14 +210,21 @@ def _read(path: Path) -> FrameSet:
     return FrameSet.from_npz(path)
 
 
-def _usable(frames: FrameSet, e0: dict[str, float], max_force: float) -> tuple[np.ndarray, dict[str, int]]:
-    supported = np.zeros(frames.composition().shape[1], dtype=bool)
-    supported[[atomic_numbers[symbol] - 1 for symbol in e0]] = True
-    rare = (frames.composition()[:, ~supported] > 0).any(axis=1)
+def _usable(frames: FrameSet, side: np.ndarray, max_force: float) -> tuple[FrameSet, np.ndarray, dict[str, int]]:
+    """Frames with an energy and without violent forces, their sides, and how many others there are."""
     violent = frames.largest_force() > max_force
     unlabelled = ~np.isfinite(frames.energy)
-    reasons = {"rare elements": rare, f"force above {max_force:g} eV/Å": violent, "no energy": unlabelled}
-    return ~(rare | violent | unlabelled), {name: int(mask.sum()) for name, mask in reasons.items() if mask.any()}
+    kept = np.flatnonzero(~(violent | unlabelled))
+    reasons = {f"force above {max_force:g} eV/Å": violent, "no energy": unlabelled}
+    return frames.subset(kept), side[kept], {name: int(mask.sum()) for name, mask in reasons.items() if mask.any()}
+
+
+def _rare(frames: FrameSet, e0: dict[str, float]) -> np.ndarray:
+    """(S,) which structures have an element without reference energy."""
+    composition = frames.composition()
+    supported = np.zeros(composition.shape[1], dtype=bool)
+    supported[[atomic_numbers[symbol] - 1 for symbol in e0]] = True
+    return np.asarray((composition[:, ~supported] > 0).any(axis=1))
 
 
 def _force_scale(frames: FrameSet) -> float:

@@ -54,7 +54,7 @@ def finish(trainer: Trainer, name: str, description: str, structures: int | None
     def share(split: SplitName) -> Iterator[AtomGraph]:
         return own_share(potential, corpora, split, config.structures, launch)
 
-    potential = _estimating(potential, corpora, config.structures, launch)
+    potential = estimating(potential, corpora, config.structures, launch)
     rows = over_ranks(error_rows(potential, share("test")), launch)
     own = {b: [errors] for b, errors in estimated_errors(potential, share("test")).items()}
     estimated = over_ranks(own, launch)
@@ -77,8 +77,15 @@ def finish(trainer: Trainer, name: str, description: str, structures: int | None
     return rebuilt(potential, metadata=metadata)
 
 
-def _estimating(potential: Potential, corpora: Sequence[BranchCorpus], structures: int, launch: Launch) -> Potential:
-    """The potential with an estimate of its errors, if there is data for one; the first rank finds it for all."""
+def estimating(potential: Potential, corpora: Sequence[BranchCorpus], structures: int, launch: Launch) -> Potential:
+    """The potential with an estimate of its errors, if there are data for one; the first rank finds it for all.
+
+    Args:
+        potential: whose branches are trained.
+        corpora: their data, in the order of the branches.
+        structures: of each branch and split, at most.
+        launch: this rank's place.
+    """
     alone, state = Launch(), [None]
     if launch.is_main:
         most = min(structures, MOST // len(corpora))

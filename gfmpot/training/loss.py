@@ -80,7 +80,8 @@ def loss_sums(prediction: Prediction, graph: AtomGraph, config: LossConfig, bran
 
 def label_counts(graph: AtomGraph) -> Tensor:
     """(3,) float64: labelled energies, atoms with forces, and stresses of a batch."""
-    labels = (graph.energy.unsqueeze(1) if graph.energy is not None else None, graph.forces, graph.stress)
+    stress = None if graph.stress is None else graph.stress.masked_fill(graph.volume.isnan().unsqueeze(1), torch.nan)
+    labels = (graph.energy.unsqueeze(1) if graph.energy is not None else None, graph.forces, stress)
     counts = [0 if label is None else int(label.isfinite().all(dim=1).sum()) for label in labels]
     return torch.tensor(counts, dtype=torch.float64)
 

@@ -301,6 +301,7 @@ class Trainer:
         return {
             "config": self.config.identity(),
             "data": self._data(),
+            "begun with": self._begun_with(),
             "optimizer": self._optimizer.facts(),
             "structures": self._position.structures,
             "seconds": self._position.seconds,
@@ -319,6 +320,11 @@ class Trainer:
             raise ValueError(
                 f"{self.folder} is a run on other data than are there now: put them back, or use another folder"
             )
+        if facts.get("begun with") != self._begun_with():
+            raise ValueError(
+                f"{self.folder} was begun with another model than {self.config.begin_with} is now, whose unit and "
+                "reference energies its weights go by: put that back, or use another folder"
+            )
         stored = self._stored()
         self._states.load(state, stored)
         for kind, tensors in self._optimizer.tensors().items():
@@ -333,6 +339,10 @@ class Trainer:
     def _data(self) -> dict[str, dict[str, str]]:
         """SHA-256 of each branch's files: with other ones, what was trained on could turn up in the test split."""
         return {corpus.info.name: corpus.manifest for corpus in self.corpora}
+
+    def _begun_with(self) -> str | None:
+        """Fingerprint of the model that the run began with."""
+        return None if self.origin is None else str(self.origin["sha256"])
 
     def _start_record(self) -> dict[str, Any]:
         return {

@@ -25,8 +25,9 @@ from ase.mep import NEB
 from ase.optimize import FIRE
 
 from gfmpot import GFMCalculator
+from gfmpot.calculators.batched import relax_many
 from gfmpot.calculators.dynamics import draw_velocities
-from gfmpot.graph import InvalidStructureError
+from gfmpot.graph import BatchBudget, InvalidStructureError
 from gfmpot.models import UnsupportedElementsError
 from gfmpot.models.potential import rebuilt
 
@@ -298,8 +299,11 @@ def test_forces_that_were_not_learnt_warn() -> None:
         warnings.simplefilter("error")
         atoms.get_potential_energy()
     atoms.calc.reset()
-    with pytest.warns(UserWarning, match="trained on energies alone"):
+    with pytest.warns(UserWarning, match="trained on energies alone") as caught:
         atoms.get_forces()
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match="trained on energies alone"):
+        relax_many([atoms], atoms.calc, steps=1)
 
 
 def test_pickle_and_deepcopy() -> None:
@@ -416,3 +420,19 @@ def test_results_are_recorded_in_single_points() -> None:
     atoms.get_forces()
     frozen = SinglePointCalculator(atoms, energy=atoms.calc.results["energy"], forces=atoms.calc.results["forces"])
     assert frozen.get_potential_energy() == atoms.get_potential_energy()
+
+
+def test_many_name_what_has_no_answer() -> None:
+    calculator = GFMCalculator()
+    calculator.predictor.budget = BatchBudget(max_structures=2)
+    structures = [mgo(), mgo(), mgo(), bulk("Po", "sc", 3.35), mgo()]
+    with pytest.raises(UnsupportedElementsError, match=r"^structure 3 \(Po\): .*Po"):
+        calculator.evaluate_many(structures)
+
+
+def test_weights_of_what_nobody_knows_cannot_be_frozen() -> None:
+    foreign = Atoms("PoEs", [[0, 0, 0], [0, 0, 3]])
+    with pytest.raises(UnsupportedElementsError, match="Po"):
+        GFMCalculator().freeze_weights(foreign)
+    frozen = GFMCalculator(allow_unsupported=True).freeze_weights(foreign)
+    assert sum(frozen.values()) == pytest.approx(1.0)

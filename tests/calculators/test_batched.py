@@ -322,3 +322,14 @@ def test_the_bar_is_for_terminals(capsys: pytest.CaptureFixture[str], monkeypatc
     text = count(shown=True)
     assert "2/3" in text
     assert "2 structures done, 1 of them not as wanted" in text
+
+
+def test_cells_of_layers_that_are_turned_are_refused(calculator: GFMCalculator) -> None:
+    """Their strain would be that of the vacuum."""
+    layer = slab()
+    layer.rotate(90, "x", rotate_cell=True)
+    layer.calc = calculator
+    with pytest.raises(ValueError, match="periodic along ab, which must lie along xy"):
+        relax(layer, cell=True)
+    assert relax_many([layer], calculator, cell=True)[0].error.startswith("the cell is periodic along ab")
+    assert relax(layer, steps=0).steps == 0

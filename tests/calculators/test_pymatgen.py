@@ -131,3 +131,21 @@ def test_relax_many_is_relax_of_each(potential: GFMPotential, tmp_path: Path) ->
     assert found[2].final_structure is mixed
     assert np.isnan(found[2].energy)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.traj", "1.traj", "3.traj"]
+
+
+def test_selective_dynamics_are_constraints(potential: GFMPotential) -> None:
+    start = salt(4.35)
+    start.translate_sites([0], [0.02, 0.01, 0.0], frac_coords=True)
+    start.translate_sites([7], [0.02, 0.01, 0.0], frac_coords=True)
+    start.translate_sites([1], [0.01, 0.02, 0.0], frac_coords=True)
+    flags = [[True] * 3 for _ in start]
+    flags[0], flags[7] = [False] * 3, [False, True, True]
+    start.add_site_property("selective_dynamics", flags)
+    alone = potential.relax(start, cell=False, fmax=0.05).final_structure
+    (batched,) = potential.relax_many([start], cell=False, fmax=0.05)
+    for end in (alone, batched.final_structure):
+        moved = np.abs(end.cart_coords - start.cart_coords) > 1e-6
+        assert not moved[0].any()
+        assert moved[7].tolist()[:2] == [False, True]
+        assert moved[1].any()
+        assert end.site_properties["selective_dynamics"] == flags

@@ -12,7 +12,9 @@ import yaml
 from typer.testing import CliRunner, Result
 
 from gfmpot.cli.train_branch_weights import train_branch_weights
-from gfmpot.models import load
+from gfmpot.models import load, save
+from gfmpot.models.error_estimate import ErrorEstimate
+from gfmpot.training.error_estimate import HIDDEN, carrying
 
 SOLIDS, MOLECULES = "solids-pbe", "molecules-pbe0"
 
@@ -79,6 +81,19 @@ def test_new_weights_and_alignment_are_written(tiny_model: Path, folder: Path) -
     assert int(rows[MOLECULES][1]) > 0
     assert float(rows[SOLIDS][4]) > 0.5
     assert list(folder.glob("*.partial")) == []
+
+
+def test_a_branch_learns_its_errors(tiny_model: Path, folder: Path) -> None:
+    """One that was added does not know them."""
+    settings = yaml.safe_load((folder / "run.yaml").read_text())
+    (folder / "run.yaml").write_text(yaml.safe_dump(settings | {"split": {"valid": 0.45, "test": 0.2}}))
+    state = ErrorEstimate(load(tiny_model).backbone.out_features, 2, HIDDEN).state_dict()
+    state["known"][:, 0] = 1.0
+    save(carrying(load(tiny_model), state), folder / "added.safetensors")
+    call(folder / "added.safetensors", "--epochs", 1, "--out", folder / "new.safetensors")
+    errors = load(folder / "new.safetensors").errors
+    assert errors is not None
+    assert errors.known.tolist() == [[1.0, 1.0], [1.0, 0.0]]  # the molecules have no forces
 
 
 def test_alignment_may_stay(tiny_model: Path, folder: Path) -> None:

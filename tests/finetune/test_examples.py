@@ -151,3 +151,19 @@ def test_the_first_training_structures_have_all_elements(tmp_path: Path) -> None
     elements = set(found.part("train").numbers.tolist())
     assert len(elements) == 5
     assert set(found.part("train", 5).numbers.tolist()) == elements
+
+
+@pytest.mark.parametrize("what", ["forces", "charge", "pbc", "group"])
+def test_all_that_training_depends_on_is_in_the_fingerprint(tmp_path: Path, what: str) -> None:
+    def sha256(frames: list[Atoms]) -> str:
+        return examples(written(tmp_path / "a.xyz", frames)).sha256
+
+    before, frames = sha256(metals(12)), metals(12)
+    if what == "forces":
+        frames[0].calc.results["forces"] = -frames[0].calc.results["forces"]
+    elif what == "pbc":
+        frames[0].pbc = (True, True, False)
+    else:
+        frames[0].info[what] = 1
+    assert sha256(frames) != before
+    assert sha256(metals(12)) == before

@@ -17,7 +17,7 @@ from ase.build import bulk
 from fine_tuning import GAP, TASK, metal, metals, two_branches, written
 
 from gfmpot import GFMCalculator
-from gfmpot.finetune.adding import trained_beside, with_branch
+from gfmpot.finetune.adding import trained_beside, unaligned, with_branch
 from gfmpot.finetune.energies import branch_info, prepare
 from gfmpot.finetune.examples import Examples, read_examples
 from gfmpot.finetune.reader import build_reader
@@ -26,7 +26,7 @@ from gfmpot.finetune.running import Outcome, run_task
 from gfmpot.finetune.setting import Setting
 from gfmpot.finetune.strategies import begun, closest_branch
 from gfmpot.finetune.task import Strategy, Task
-from gfmpot.models import Potential, load, load_property, save
+from gfmpot.models import BranchInfo, Potential, load, load_property, save
 from gfmpot.models.potential import rebuilt
 from gfmpot.ranks.signals import EndOfJob
 from gfmpot.training.branch_weights import WeightConfig
@@ -285,6 +285,20 @@ def test_an_added_branch_answers_as_it_was_trained(grown: Potential, runs: tuple
     added.calc = GFMCalculator(grown, head="metals-emt")
     assert added.get_potential_energy() == pytest.approx(alone.get_potential_energy(), abs=1e-6)
     np.testing.assert_allclose(added.get_forces(), alone.get_forces(), atol=1e-6)
+
+
+def test_a_branch_of_more_elements_moves_to_the_scale_of_the_model(data: Examples, model: Potential) -> None:
+    table = dict.fromkeys(("H", "Al", "Cu", "Ni"), 0.0)
+    one = Potential(model.config, [BranchInfo("wide-emt", "EMT", e0=table)], table)
+    shared = {name: tensor for name, tensor in model.state_dict().items() if is_shared(name)}
+    one.load_state_dict(shared, strict=False)
+    train = data.part("train")
+    found = with_branch(model, one, graphs_of(train, np.arange(len(train)), model.config, 0))
+    shifts = found.branches[-1].alignment
+    assert min(abs(shifts["Al"]), abs(shifts["Cu"])) > 1e-4
+    aligned, _ = found.every_branch(train.graph(0, model.cutoff), derivatives=False)
+    before, _ = unaligned(model, one).every_branch(train.graph(0, model.cutoff), derivatives=False)
+    assert abs(aligned[0, 2] - aligned[0, 1]) < abs(before[0, 2] - before[0, 1])
 
 
 def test_branches_that_cannot_be_added(grown: Potential, model: Potential, runs: tuple[Path, list[Outcome]]) -> None:

@@ -21,7 +21,7 @@ from gfmpot.graph import AtomGraph, graph_from_atoms
 from gfmpot.inference import Predictor
 from gfmpot.inference import paths as ways
 from gfmpot.inference.compiled import artifact_path
-from gfmpot.models import BranchInfo, HeadConfig, Potential, PotentialConfig
+from gfmpot.models import BranchInfo, HeadConfig, Potential, PotentialConfig, UnsupportedElementsError
 from gfmpot.models.backbones.painn import PaiNNConfig
 
 ELEMENTS = dict.fromkeys(("H", "C", "O", "Na", "Cl"), -1.0)
@@ -131,6 +131,18 @@ def test_failing_compiler() -> None:
         predictor(graphs()[0])
     predictor(graphs()[0])  # said once
     assert predictor.path == FAST
+
+
+@pytest.mark.usefixtures("no_compiler")
+def test_a_structure_without_an_answer_does_not_end_compilation() -> None:
+    predictor = Predictor(tiny(), compile=True)
+    foreign = graph_from_atoms(bulk("Po", "sc", 3.35, cubic=True), cutoff=4.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UnsupportedElementsError):
+            predictor(foreign)
+    with pytest.warns(RuntimeWarning, match="compiled evaluation is not used: RuntimeError: no C"):
+        predictor(graphs()[0])
 
 
 def test_wrong_compiled_code(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ from gfmpot.data.frame import Frame
 from gfmpot.graph import AtomGraph, BatchBudget
 from gfmpot.models import BranchInfo, HeadConfig, Potential, PotentialConfig, load, save
 from gfmpot.models.backbones.painn import PaiNNConfig
+from gfmpot.models.branch_weights import SILENT
 from gfmpot.models.potential import rebuilt
 from gfmpot.models.references import UnsupportedElementsError
 from gfmpot.ranks.launch import Launch
@@ -167,6 +168,17 @@ def test_weights_that_are_not_improved_stay(model: Potential) -> None:
     train_branch_weights(model, unseen, unseen, WeightConfig(epochs=100, learning_rate=0.03))
     before = {name: tensor.clone() for name, tensor in model.weights.state_dict().items()}
     fit = train_branch_weights(model, known, unseen, WeightConfig(epochs=5, weight_decay=0.0))
+    assert fit.after == fit.before
+    for name, tensor in model.weights.state_dict().items():
+        assert torch.equal(tensor, before[name])
+
+
+def test_giving_all_a_say_is_taken_back_if_it_does_not_help(model: Potential) -> None:
+    """A branch that was silent and better so."""
+    known = answered_by(model, 0, graphs(model, 6))
+    model.weights.layers[-1].bias.data[1] = SILENT
+    before = {name: tensor.clone() for name, tensor in model.weights.state_dict().items()}
+    fit = train_branch_weights(model, known, known, WeightConfig(epochs=1, learning_rate=1e-6))
     assert fit.after == fit.before
     for name, tensor in model.weights.state_dict().items():
         assert torch.equal(tensor, before[name])

@@ -42,3 +42,13 @@ def test_a_store_of_training_structures_adds_to_one_with_all_splits(tmp_path: Pa
     assert both.drawn_from("test") is both.splits["test"]
     with pytest.raises(ValueError, match=re.escape("more.bp: only the splits train; training needs train, valid")):
         read_branch(BranchData(files=("more.bp",)), [more], SplitConfig())
+
+
+def test_stores_of_the_same_name_in_two_folders(tmp_path: Path) -> None:
+    """Each has its place in what tells a run whether its data are the same."""
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+    stores = store(tmp_path / "a", "md", (0.2, 0.2)), store(tmp_path / "b", "md", (0.0, 0.0))
+    corpus = read_branch(BranchData(files=("a/md.bp", "b/md.bp")), stores, SplitConfig())
+    assert corpus.manifest.keys() == {"a/md.bp", "b/md.bp"}
+    assert len(set(corpus.manifest.values())) == 2

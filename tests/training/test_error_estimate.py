@@ -102,13 +102,18 @@ def test_estimates_are_extensive_and_blend(model: Potential) -> None:
 
 
 def test_what_nobody_has_seen_is_not_a_number(model: Potential) -> None:
-    """The second branch had no structures: neither it nor a blend with it has an estimate."""
+    """The second branch had no structures: neither it nor a blend that is mostly it has an estimate."""
     graph = graph_from_atoms(next(metals(1, 9)), cutoff=CUTOFF)
     assert float(model(graph, head="a-pbe").energy_std) > 0
     alone = model(graph, head="b-gfn2", spread="forces")
     assert torch.isnan(alone.energy_std).all()
     assert torch.isnan(alone.forces_std).all()
-    assert torch.isnan(model(graph, weights=torch.tensor([0.9, 0.1], dtype=torch.float64)).energy_std).all()
+    mostly_seen, mostly_not = (torch.tensor(weights, dtype=torch.float64) for weights in ([0.9, 0.1], [0.4, 0.6]))
+    assert torch.isnan(model(graph, weights=mostly_not).energy_std).all()
+    seen = model(graph, head="a-pbe", spread="forces")
+    blend = model(graph, weights=mostly_seen, spread="forces")
+    torch.testing.assert_close(blend.energy_std, seen.energy_std)
+    torch.testing.assert_close(blend.forces_std, seen.forces_std)
 
 
 def test_too_few_to_learn_from(caplog: pytest.LogCaptureFixture) -> None:

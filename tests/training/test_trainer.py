@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from ase.calculators.singlepoint import SinglePointCalculator
 from packed import write_packed
 
 from gfmpot import GFMCalculator
@@ -23,6 +26,7 @@ from gfmpot.ranks.signals import EndOfJob
 from gfmpot.training.alignment import fit_alignment
 from gfmpot.training.branch_weights import WeightConfig
 from gfmpot.training.config import TrainConfig
+from gfmpot.training.corpus import BranchData, SplitConfig, read_branch
 from gfmpot.training.finish import blended, finish, with_alignment, write_card
 from gfmpot.training.loader import Loader
 from gfmpot.training.loss import LossConfig, label_counts, loss_sums
@@ -120,6 +124,19 @@ def test_beginning_with_a_model(trained: Trainer, data: Path, tmp_path: Path) ->
         Trainer(dataclasses.replace(config(begin_with=path), branches=strangers), data, tmp_path / "b")
 
 
+def test_resuming_what_was_begun_with_another_model_is_refused(trained: Trainer, data: Path, tmp_path: Path) -> None:
+    """Units and reference energies, by which the weights go, come from it."""
+    path = tmp_path / "model.safetensors"
+    save(trained.potential, path)
+    Trainer(config(begin_with=str(path), steps=1), data, tmp_path / "run").fit()
+    Trainer(config(begin_with=str(path), steps=1), data, tmp_path / "run")
+    other = copy.deepcopy(trained.potential)
+    other.heads.layers[-1].bias.data += 1.0  # type: ignore[index, union-attr]
+    save(other, path)
+    with pytest.raises(ValueError, match="was begun with another model than"):
+        Trainer(config(begin_with=str(path), steps=1), data, tmp_path / "run")
+
+
 def test_beginning_wider(trained: Trainer, data: Path, tmp_path: Path) -> None:
     """A network with more features begins with the same function, and all of it learns."""
     path = str(save(trained.potential, tmp_path / "model.safetensors"))
@@ -197,6 +214,23 @@ def test_references_come_from_the_training_split_only(trained: Trainer, data: Pa
     assert len(frames) < 120
     assert trained.corpora[0].info.e0.keys() == {"Al", "Cu"}
     assert trained.corpora[0].info.n_structures == len(frames)
+
+
+def test_what_is_not_trained_on_does_not_decide_references(tmp_path: Path) -> None:
+    """A broken frame moves no reference energy, and an element of broken frames alone is not supported."""
+    frames = metals(60)
+    broken = molecule("CH4")
+    broken.calc = SinglePointCalculator(broken, energy=1e5, forces=np.full((5, 3), 1e3))
+    both = FrameSet.join("both", [frames, FrameSet.from_atoms([broken] * 60)])
+    write_packed(tmp_path / "metals.npz", frames)
+    write_packed(tmp_path / "both.npz", both)
+    clean, found = (
+        read_branch(BranchData((f"{name}.npz",), name="a-emt"), [tmp_path / f"{name}.npz"], SplitConfig(0.2, 0.2))
+        for name in ("metals", "both")
+    )
+    assert found.info.e0.keys() == {"Al", "Cu"}
+    assert found.info.e0 == pytest.approx(clean.info.e0)
+    assert found.left_out == {"force above 50 eV/Å": 60}
 
 
 class StopAfter(EndOfJob):
@@ -363,6 +397,21 @@ def test_loss_ignores_what_is_not_labelled(kind: str, expected: float) -> None:
     assert (sums.values / sums.counts)[1].item() == pytest.approx(expected)
     assert (sums.errors[0] / sums.labelled[0]).tolist() == pytest.approx([1.0, 3**0.5, 0.0], abs=1e-7)
     assert sums.labelled[1].tolist() == [0.0, 0.0, 0.0]
+
+
+def test_stress_without_a_volume_does_not_count() -> None:
+    """Some files have zeros for the stress of molecules."""
+    crystals, molecules = metals(1), organics(2)
+    graphs = [crystals.graph(0, 4.0), *(molecules.graph(i, 4.0) for i in range(2))]
+    batch = AtomGraph.batch([graphs[0], *(g.replace(stress=torch.zeros_like(graphs[0].stress)) for g in graphs[1:])])
+    predicted = Prediction(
+        energy=batch.energy,
+        forces=batch.forces,
+        stress=batch.stress.masked_fill(batch.volume.isnan()[:, None], torch.nan),
+    )
+    counts = loss_sums(predicted, batch, LossConfig(), branches=1).counts
+    assert counts.tolist() == label_counts(batch).tolist()
+    assert counts[2] == 1.0
 
 
 def test_missing_file_says_where(tmp_path: Path) -> None:
