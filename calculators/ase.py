@@ -25,7 +25,7 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
     """Energies, forces and stress of a multi-branch graph foundation model.
 
     >>> atoms.calc = GFMCalculator()          # the embedded model; nothing is downloaded
-    >>> atoms.calc = GFMCalculator(head="mp-pbe-u")   # one level of theory instead of the blend
+    >>> atoms.calc = GFMCalculator(head="mptrj-pbe-u@chgnet")   # one level of theory instead of the blend
 
     Beside ASE's properties, ``results`` has ``branch_energies`` (eV, each on its own theory's scale),
     ``branch_weights``, ``energy_std`` (eV, estimated error), ``novelty`` (of each atom's surroundings; training ends at

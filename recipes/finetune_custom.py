@@ -4,7 +4,7 @@
 such files. Where they are not in eV and Å, or labels have other names, say so: ``--reader energy_unit=Hartree --reader
 energy_key=REF_energy`` (docs/finetuning.md). ``gfmpot recipes copy custom`` makes a copy to change.
 
-With few structures of many elements, and a theory close to that of a branch, ``--strategy keep`` begins far closer.
+By default it begins with the branch of the model that is closest (``--strategy keep``).
 """
 
 from __future__ import annotations

@@ -31,7 +31,7 @@ def evaluate(
     model: options.Model = "default",
     head: Annotated[
         str | None,
-        typer.Option("--head", help="Who answers: a branch, or blend.", show_default="of a store, its branch"),
+        typer.Option("--head", help="Branch to evaluate, or blend.", show_default="of a store, its branch"),
     ] = None,
     split: Annotated[
         str | None,
@@ -53,7 +53,7 @@ def evaluate(
         typer.Option("--worst", min=0, metavar="N", help="List N structures that make most of the error of forces."),
     ] = 0,
     energy_key: Annotated[str, typer.Option(help="Name of the label in a file of structures.")] = "energy",
-    forces_key: Annotated[str, typer.Option(help="The same of forces.")] = "forces",
+    forces_key: Annotated[str, typer.Option(help="Name of the forces in the file.")] = "forces",
     stress_key: Annotated[str, typer.Option(help="The same of the stress.")] = "stress",
 ) -> None:
     """Errors of a model on labelled DATA.

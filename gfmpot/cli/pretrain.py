@@ -30,7 +30,7 @@ def pretrain(
     ] = None,
     parallel: Annotated[
         str | None,
-        typer.Option("--parallel", metavar="ddp|fsdp|task", help="What ranks do.", show_default="the config's"),
+        typer.Option("--parallel", metavar="ddp|fsdp|task", help="How training is spread over ranks.", show_default="the config's"),
     ] = None,
     precision: Annotated[
         str | None,
@@ -42,7 +42,7 @@ def pretrain(
     device: Annotated[
         str | None, typer.Option("--device", help="cpu, cuda or xpu.", show_default="the best there is")
     ] = None,
-    name: Annotated[str, typer.Option("--name", help="Under which the model presents itself.")] = "pretrained",
+    name: Annotated[str, typer.Option("--name", help="Of the model: its file, and in its card.")] = "pretrained",
 ) -> None:
     """Train a model with a branch for each dataset.
 

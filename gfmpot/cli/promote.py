@@ -23,7 +23,7 @@ def promote(
     max_hours: Annotated[float, typer.Option("--max-hours", help="Of training for each, restarts included.")],
     folder: Annotated[Path, typer.Option("--folder", help="For runs, ranking.json and winner.yaml.")],
     top: Annotated[int, typer.Option("--top", min=1, help="Configurations of each campaign.")] = 2,
-    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Where the schedule of the learning rate ends.")] = 100,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Length of the learning-rate schedule.")] = 100,
     baseline: Annotated[bool, typer.Option("--baseline", help="Train the backbone's defaults, too.")] = False,
     data: Data = None,
     fix: Fix = None,

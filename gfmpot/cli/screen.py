@@ -51,9 +51,9 @@ def screen(
     ] = None,
     by: Annotated[
         str | None,
-        typer.Option(metavar="COLUMN", help="By which the lowest are the best.", show_default="energy_per_atom"),
+        typer.Option(metavar="COLUMN", help="Column to rank by, lowest first.", show_default="energy_per_atom"),
     ] = None,
-    largest: Annotated[bool, typer.Option("--largest", help="The highest are the best.")] = False,
+    largest: Annotated[bool, typer.Option("--largest", help="Rank the highest first.")] = False,
     relax: Annotated[bool, typer.Option("--relax", help="Relax positions first.")] = False,
     cell: Annotated[bool, typer.Option("--cell", help="Relax the cell, too, of what has a volume.")] = False,
     fmax: Annotated[float | None, typer.Option(help="eV/Å, the largest force to stop at.", show_default="0.05")] = None,

@@ -45,7 +45,7 @@ def test_python(structures: Path, capsys: pytest.CaptureFixture[str]) -> None:
     names: dict[str, Any] = {"atoms": read("MgO.cif")}
     run((block for block in SHOWN if block.language == "python"), names, lambda *command: None)
     assert names["atoms"].calc.precision in capsys.readouterr().out
-    assert names["certificate"].provenance.answer == "head mp-pbe-u"
+    assert names["certificate"].provenance.answer == "head mptrj-pbe-u@chgnet"
 
 
 def test_the_table_explains_every_row_and_no_other() -> None:
