@@ -35,8 +35,12 @@ def add_branch(
     folder: Annotated[
         Path | None, typer.Option("--folder", help="A run in it goes on.", show_default="runs/add-NAME")
     ] = None,
-    epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the training set.", show_default="the recipe's")] = None,
-    batch: Annotated[int | None, typer.Option("--batch", help="Structures per batch.", show_default="the recipe's")] = None,
+    epochs: Annotated[
+        float | None, typer.Option("--epochs", help="Passes over the training set.", show_default="the recipe's")
+    ] = None,
+    batch: Annotated[
+        int | None, typer.Option("--batch", help="Structures per batch.", show_default="the recipe's")
+    ] = None,
     limit: Annotated[int | None, typer.Option("--limit", help="Use so many structures.", show_default="all")] = None,
     replay: Annotated[
         Path | None,
@@ -44,9 +48,13 @@ def add_branch(
     ] = None,
     stores: Annotated[
         Path | None,
-        typer.Option("--stores", help="Folder that the files in RUN.yaml are relative to.", show_default="the folder of RUN.yaml"),
+        typer.Option(
+            "--stores", help="Folder that the files in RUN.yaml are relative to.", show_default="the folder of RUN.yaml"
+        ),
     ] = None,
-    share: Annotated[float, typer.Option("--share", help="Fraction of the training samples that are new data, with --replay.")] = 0.5,
+    share: Annotated[
+        float, typer.Option("--share", help="Fraction of the training samples that are new data, with --replay.")
+    ] = 0.5,
     device: Device = None,
 ) -> None:
     """Train a branch for DATA on MODEL's features, and write MODEL with it.

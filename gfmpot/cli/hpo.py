@@ -69,7 +69,10 @@ def hpo(
     weights: Annotated[
         tuple[float, float, float] | None,
         typer.Option(
-            "--weights", metavar="E F S", help="Of errors in the validation loss.", show_default="4 1 50, per eV/atom, eV/Å, eV/Å³"
+            "--weights",
+            metavar="E F S",
+            help="Of errors in the validation loss.",
+            show_default="4 1 50, per eV/atom, eV/Å, eV/Å³",
         ),
     ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Of the part of the data, weights and proposals.")] = 0,

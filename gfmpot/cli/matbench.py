@@ -43,7 +43,9 @@ def matbench(
     ] = "0,1,2,3,4",
     precision: Annotated[str, typer.Option("--precision", metavar="fp32|fp64|bf16", help="Of the network.")] = "fp32",
     seed: Annotated[int, typer.Option("--seed", help="Of new weights and of the order of structures.")] = 0,
-    epochs: Annotated[float | None, typer.Option("--epochs", help="Passes over the training set.", show_default=OF_TASK)] = None,
+    epochs: Annotated[
+        float | None, typer.Option("--epochs", help="Passes over the training set.", show_default=OF_TASK)
+    ] = None,
     batch: Annotated[int | None, typer.Option("--batch", help="Structures per batch.", show_default=OF_TASK)] = None,
     learning_rate: Annotated[
         float | None, typer.Option("--learning-rate", help="Of the head; from scratch of all.", show_default=OF_TASK)

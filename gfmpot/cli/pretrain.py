@@ -30,7 +30,12 @@ def pretrain(
     ] = None,
     parallel: Annotated[
         str | None,
-        typer.Option("--parallel", metavar="ddp|fsdp|task", help="How training is spread over ranks.", show_default="the config's"),
+        typer.Option(
+            "--parallel",
+            metavar="ddp|fsdp|task",
+            help="How training is spread over ranks.",
+            show_default="the config's",
+        ),
     ] = None,
     precision: Annotated[
         str | None,

@@ -27,7 +27,6 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_the_page_runs(here: Path) -> None:
     write_qm9(here / "qm9", 60)
-    written(here / "mine.extxyz", metals(20))
     run(blocks(PAGE), {}, gfmpot)
     qm9 = json.loads((here / "runs/finetune-qm9/results.json").read_text())
     assert qm9["sides"] == {"train": 42, "valid": 9, "test": 9}
