@@ -74,7 +74,7 @@ def run(name: str, steps: int) -> TrainConfig:
         "model": {"backbone": {**BASE, **backbone}, "head": {**HEAD, **head}},
         "branches": branches,
         "steps": steps,
-        "batch": {"structures": 64, "max_edges": 40_000},
+        "batch": {"structures": 16, "max_edges": 40_000},  # early on, many small steps learn more than few large ones
         "sampling": {"balance": "shares"},
         "loss": {"energy": 4.0, "forces": 1.0, "stress": 20.0},
         "optim": {"learning_rate": 2e-3, "warmup_steps": min(200, steps // 4), "ema": 0.99},
