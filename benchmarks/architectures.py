@@ -62,8 +62,8 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "graph readout": ({}, {"readout": "graph"}),
 }
 BRANCHES = {"crystals": ("chgnet_pbe_u.bp", 0.65), "molecules": ("molecules_gfn2.bp", 0.35)}
-PILOT = 60
-"""Steps that tell how many there will be."""
+PILOTS = (20, 80)
+"""Steps of two short runs that tell what a step costs, and what validation does besides."""
 
 
 def run(name: str, steps: int) -> TrainConfig:
@@ -74,7 +74,7 @@ def run(name: str, steps: int) -> TrainConfig:
         "model": {"backbone": {**BASE, **backbone}, "head": {**HEAD, **head}},
         "branches": branches,
         "steps": steps,
-        "batch": {"structures": 16, "max_edges": 40_000},  # early on, many small steps learn more than few large ones
+        "batch": {"structures": 32, "max_edges": 40_000},  # early on, many small steps learn more than few large ones
         "sampling": {"balance": "shares"},
         "loss": {"energy": 4.0, "forces": 1.0, "stress": 20.0},
         "optim": {"learning_rate": 2e-3, "warmup_steps": min(200, steps // 4), "ema": 0.99},
@@ -112,9 +112,11 @@ def milliseconds(potential: Potential, repeats: int = 30) -> float:
 def measure(name: str, stores: Path, minutes: float) -> dict[str, Any]:
     """One variant."""
     torch.set_num_threads(1)
-    _, seconds = train(name, stores, PILOT)
-    steps = max(PILOT, int(60 * minutes / seconds * PILOT))
+    few, many = (train(name, stores, steps)[1] for steps in PILOTS)
+    one = (many - few) / (PILOTS[1] - PILOTS[0])
+    steps = int(60 * minutes / one)
     trainer, seconds = train(name, stores, steps)
+    seconds -= few - PILOTS[0] * one
     return {
         "variant": name,
         "steps": steps,
