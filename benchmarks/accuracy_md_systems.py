@@ -1,4 +1,4 @@
-"""What benchmarks/accuracy_md.py simulates: ten systems of 40 to 96 atoms, built here and always the same."""
+"""What benchmarks/accuracy_md.py simulates: ten systems of 40 to 108 atoms, built here and always the same."""
 
 from __future__ import annotations
 

@@ -148,7 +148,7 @@ def _again(potential: Potential, precision: str, compile: Compile, kernels: bool
 
 def _timed(predict: Predict, graph: AtomGraph) -> float:
     begun = time.perf_counter()
-    predict(graph).energy.cpu()  # waits for the forward pass; for gradients, below
+    predict(graph)
     if torch.accelerator.is_available():
         torch.accelerator.synchronize()
     return time.perf_counter() - begun
