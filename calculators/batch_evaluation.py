@@ -155,7 +155,7 @@ class BatchEvaluator:
         alone = graph.n_structures == 1
         if alone or graph.n_edges <= self._most_edges:
             try:
-                return list(self.predictor.many([graph]))
+                return self.predictor(graph)
             except (ValueError, MemoryError) as error:
                 if alone:
                     reasons[first] = str(error).removeprefix("structure 0 of the batch: ")

@@ -20,6 +20,9 @@ OptimizerName = Literal["FIRE", "LBFGS", "BFGS"]
 BatchOptimizerName = Literal["FIRE", "LBFGS"]
 """What ``relax_many`` has of them."""
 
+ASTRAY = 0.1
+"""Sine of the angle by which periodic vectors of a layer or wire may be tilted out of their Cartesian axes."""
+
 
 @dataclass(frozen=True)
 class Relaxed:
@@ -99,13 +102,14 @@ def check_volume(atoms: Atoms) -> None:
     """Refuse to relax the cell of a structure that has none, or of a layer or wire that is turned.
 
     Raises:
-        ValueError: no periodic direction, a cell vector of zero length, or periodic vectors that do not lie in the span
-            of the Cartesian axes of the same places.
+        ValueError: no periodic direction, a cell vector of zero length, or periodic vectors far from the span of
+            the Cartesian axes of the same places.
     """
     if not (atoms.pbc.any() and atoms.cell.rank == 3):
         raise ValueError("a structure without a volume has no cell to relax; relax positions only (cell=False)")
-    astray = np.abs(atoms.cell.array[atoms.pbc][:, ~atoms.pbc])
-    if astray.size and astray.max() > 1e-6 * atoms.cell.lengths().max():
+    periodic = atoms.cell.array[atoms.pbc]
+    astray = np.linalg.norm(periodic[:, ~atoms.pbc], axis=1) / np.linalg.norm(periodic, axis=1)
+    if astray.max() > ASTRAY:
         axes, vectors = (
             "".join(name for name, flag in zip(names, atoms.pbc, strict=True) if flag) for names in ("xyz", "abc")
         )

@@ -120,8 +120,8 @@ STORES = (
 )
 
 DESCRIPTION = """\
-A general model for first looks: PaiNN with 128 features, three message passes and a cutoff of 5 Å, trained for three and
-a half hours on two CPU cores, at last with crystals under pressure, too.
+A general model for first looks: PaiNN with 128 features, three message passes and a cutoff of 5 Å, trained for three
+and a half hours on two CPU cores, at last with crystals under pressure, too.
 
 """
 

@@ -49,6 +49,9 @@ class InBatches(ABC, Generic[R]):
     def many(self, graphs: Iterable[AtomGraph]) -> Iterator[R]:
         """Results of each structure, evaluated in batches within the budget, in order.
 
+        Args:
+            graphs: of one structure each.
+
         Raises:
             ValueError: a structure without an answer; the message names its place.
             MemoryError: as for one batch.
