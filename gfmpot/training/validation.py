@@ -73,11 +73,12 @@ def write_parity(
 
 def _parity(potential: Potential, graphs: Sequence[AtomGraph]) -> dict[str, np.ndarray[Any, np.dtype[np.float64]]]:
     columns: dict[str, list[np.ndarray[Any, np.dtype[np.float64]]]] = {}
+    evaluate = potential.backbone.kernels(potential.dtype)
     for batch in BatchBudget(max_edges=50_000).pack(graphs):
         graph = AtomGraph.batch(batch)
         assert graph.energy is not None
         assert graph.forces is not None
-        predicted = potential.labelled(graph.to(potential.device), create_graph=False)
+        predicted = potential.labelled(graph.to(potential.device), create_graph=False, evaluate=evaluate)
         assert predicted.forces is not None
         atoms = graph.atoms_per_structure
         columns.setdefault("energy_reference", []).append((graph.energy / atoms).numpy())
