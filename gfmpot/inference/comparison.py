@@ -246,10 +246,11 @@ def _answers(
     """By row: all at once, or, if that fails, by halves until those that fail stand alone."""
     if not graphs:
         return {}
+    alone = len(graphs) == 1  # whose error needs no place
     try:
-        results = list(predictor.many(graph for _, graph in graphs))
+        results = predictor(graphs[0][1]) if alone else list(predictor.many(graph for _, graph in graphs))
     except (ValueError, MemoryError) as error:
-        if len(graphs) > 1:
+        if not alone:
             halves = graphs[: len(graphs) // 2], graphs[len(graphs) // 2 :]
             return {**_answers(predictor, halves[0], block, outcome), **_answers(predictor, halves[1], block, outcome)}
         outcome.failures[int(block[graphs[0][0]])] = str(error).removeprefix("structure 0 of the batch: ")

@@ -80,10 +80,16 @@ def loss_sums(prediction: Prediction, graph: AtomGraph, config: LossConfig, bran
 
 def label_counts(graph: AtomGraph) -> Tensor:
     """(3,) float64: labelled energies, atoms with forces, and stresses of a batch."""
-    stress = None if graph.stress is None else graph.stress.masked_fill(graph.volume.isnan().unsqueeze(1), torch.nan)
+    stress = None if graph.stress is None else stress_labels(graph)
     labels = (graph.energy.unsqueeze(1) if graph.energy is not None else None, graph.forces, stress)
     counts = [0 if label is None else int(label.isfinite().all(dim=1).sum()) for label in labels]
     return torch.tensor(counts, dtype=torch.float64)
+
+
+def stress_labels(graph: AtomGraph) -> Tensor:
+    """(G, 6), NaN where there is no label, or no volume and so no stress, whatever the label says."""
+    assert graph.stress is not None
+    return graph.stress.masked_fill(graph.volume.isnan().unsqueeze(1), torch.nan)
 
 
 def _energy_errors(prediction: Prediction, graph: AtomGraph) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from gfmpot.graph import AtomGraph, BatchBudget
 from gfmpot.models import Potential
 from gfmpot.models.backbone import Evaluator
+from gfmpot.training.loss import stress_labels
 
 Metrics = dict[str, float]
 
@@ -57,8 +58,7 @@ def _batch_errors(potential: Potential, graph: AtomGraph, evaluate: Evaluator | 
     assert prediction.forces is not None
     assert prediction.stress is not None
     energy = (_differences(prediction.energy, graph.energy) / graph.atoms_per_structure).numpy()
-    labels = graph.stress.masked_fill(graph.volume.isnan().unsqueeze(1), torch.nan)  # there is no stress without volume
-    stress = _differences(prediction.stress, labels).mean(dim=1).numpy()
+    stress = _differences(prediction.stress, stress_labels(graph)).mean(dim=1).numpy()
     error = torch.linalg.vector_norm(_differences(prediction.forces, graph.forces), dim=1).numpy()
     size = torch.linalg.vector_norm(graph.forces, dim=1).numpy()
     ends = np.cumsum(graph.atoms_per_structure.numpy())

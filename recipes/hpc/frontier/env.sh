@@ -40,16 +40,17 @@ settle_environment() { once_per_node "$1/bin/python" "$1/bin/conda-unpack"; } # 
 
 # One GCD for each rank, the one next to its seven cores. srun rather than torchrun, which binds every rank to the same
 # core.
+BINDING=(--ntasks-per-node="$RANKS_PER_NODE" --cpus-per-task=7 --gpus-per-task=1 --gpu-bind=closest --kill-on-bad-exit=1
+    --unbuffered)
+
 launch() {
-    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks=$((SLURM_JOB_NUM_NODES * RANKS_PER_NODE)) \
-        --ntasks-per-node="$RANKS_PER_NODE" --cpus-per-task=7 --gpus-per-task=1 --gpu-bind=closest \
-        --kill-on-bad-exit=1 --unbuffered "${GFMPOT[@]}" "$@"
+    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks=$((SLURM_JOB_NUM_NODES * RANKS_PER_NODE)) "${BINDING[@]}" \
+        "${GFMPOT[@]}" "$@"
 }
 
 # The job's MASTER_ADDR is its first node, a slice's is its own.
 slices() { # NODES
-    echo "env -u MASTER_ADDR srun --exact --nodes=$1 --ntasks={ranks} --ntasks-per-node=$RANKS_PER_NODE" \
-        "--cpus-per-task=7 --gpus-per-task=1 --gpu-bind=closest --kill-on-bad-exit=1 --unbuffered"
+    echo "env -u MASTER_ADDR srun --exact --nodes=$1 --ntasks={ranks} ${BINDING[*]}"
 }
 
 build() {

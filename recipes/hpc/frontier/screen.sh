@@ -8,7 +8,7 @@
 # A checkpoint before the end, should --max-hours not have come first:
 #SBATCH --signal=USR1@300
 # Evaluate any number of structures on all accelerators of NODES nodes.
-# ACCOUNT=... ENVIRONMENT=... OUT=results.parquet MODEL=... NODES=64 ./screen.sh INPUTS... [options]
+# ACCOUNT=... ENVIRONMENT=... OUT=results MODEL=... NODES=64 ./screen.sh INPUTS... [options]
 set -euo pipefail
 GFMPOT_HPC="${GFMPOT_HPC:-$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)}" # a job runs a copy of this file
 # shellcheck source=SCRIPTDIR/env.sh

@@ -31,15 +31,16 @@ settle_environment() { :; } # a virtual environment works wherever it is, if its
 
 # All four GPUs are visible to each rank, which takes the one of its local rank: with one visible GPU per rank, opening
 # each other's memory fails (https://github.com/E3SM-Project/E3SM/issues/4834). 16 cores of 2 threads for each rank.
+BINDING=(--ntasks-per-node="$RANKS_PER_NODE" --cpus-per-task=32 --cpu-bind=cores --gpus-per-node=4 --gpu-bind=none
+    --kill-on-bad-exit=1 --unbuffered)
+
 launch() {
-    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks=$((SLURM_JOB_NUM_NODES * RANKS_PER_NODE)) \
-        --ntasks-per-node="$RANKS_PER_NODE" --cpus-per-task=32 --cpu-bind=cores --gpus-per-node=4 --gpu-bind=none \
-        --kill-on-bad-exit=1 --unbuffered "${GFMPOT[@]}" "$@"
+    srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks=$((SLURM_JOB_NUM_NODES * RANKS_PER_NODE)) "${BINDING[@]}" \
+        "${GFMPOT[@]}" "$@"
 }
 
 slices() { # NODES
-    echo "srun --exact --nodes=$1 --ntasks={ranks} --ntasks-per-node=$RANKS_PER_NODE --cpus-per-task=32" \
-        "--cpu-bind=cores --gpus-per-node=4 --gpu-bind=none --kill-on-bad-exit=1 --unbuffered"
+    echo "srun --exact --nodes=$1 --ntasks={ranks} ${BINDING[*]}"
 }
 
 build() {
