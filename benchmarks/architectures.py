@@ -5,10 +5,11 @@ python benchmarks/architectures.py --data STORES [--minutes 4] [--variants NAME 
 
 With --json, the same command goes on after a kill.
 
-Every variant trains on the same two branches (crystals and molecules) for as many CPU minutes, on
-one thread, with the learning rate of a whole run; errors are those of held-out groups. The cost is a step of dynamics:
-energy, forces and stress of 64 atoms of MgO in float32 on one thread, all branches included, neighbours not. Stores are
-those of ``recipes/pretrain_default.py``.
+Every variant trains on the same two branches (crystals and molecules) for as many CPU minutes, on one thread, by a
+whole schedule as the embedded model's; errors are those of held-out groups. What a step costs is measured for all of
+them first and says how many each gets, so that a machine that slows down later favours none. The cost is a step of
+dynamics: energy, forces and stress of 64 atoms of MgO in float32 on one thread, all branches included, neighbours not.
+Stores are those of ``recipes/pretrain_default.py``.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import json
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import perf_counter, process_time
 from typing import Any
@@ -30,7 +32,6 @@ from common import environment, write
 from gfmpot.config import from_mapping
 from gfmpot.graph import graph_from_atoms
 from gfmpot.inference import Predictor
-from gfmpot.models import Potential
 from gfmpot.training.config import TrainConfig
 from gfmpot.training.trainer import Trainer
 
@@ -40,17 +41,12 @@ BASE = {
     "mean_neighbours": 40.0,
     "hidden": 128,
     "layers": 3,
-    "radial_basis": 12,
+    "radial_basis": 16,
     "distance_transform": "both",
 }
 HEAD = {"readout": "atomwise", "shared_layers": 0, "branch_layers": 1, "branch_width": 64}
 VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "default": ({}, {}),
-    "lengths, basis 8": ({"distance_transform": "none", "radial_basis": 8}, {}),
-    "lengths, basis 12": ({"distance_transform": "none"}, {}),
-    "agnesi, basis 12": ({"distance_transform": "agnesi"}, {}),
-    "basis 8": ({"radial_basis": 8}, {}),
-    "basis 16": ({"radial_basis": 16}, {}),
     "hidden 64": ({"hidden": 64}, {}),
     "hidden 96": ({"hidden": 96}, {}),
     "hidden 192": ({"hidden": 192}, {}),
@@ -58,6 +54,10 @@ VARIANTS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "4 layers": ({"layers": 4}, {}),
     "cutoff 4": ({"cutoff": 4.0, "mean_neighbours": 20.0}, {}),
     "cutoff 6": ({"cutoff": 6.0, "mean_neighbours": 65.0}, {}),
+    "basis 8": ({"radial_basis": 8}, {}),
+    "basis 24": ({"radial_basis": 24}, {}),
+    "lengths": ({"distance_transform": "none"}, {}),
+    "relative lengths": ({"distance_transform": "agnesi"}, {}),
     "head 2 × 64": ({}, {"branch_layers": 2}),
     "graph readout": ({}, {"readout": "graph"}),
 }
@@ -71,13 +71,20 @@ def run(name: str, steps: int) -> TrainConfig:
     backbone, head = VARIANTS[name]
     branches = [{"files": [file], "name": branch, "share": share} for branch, (file, share) in BRANCHES.items()]
     settings = {
-        "model": {"backbone": {**BASE, **backbone}, "head": {**HEAD, **head}},
+        "model": {"backbone": {**BASE, **backbone}, "head": {**HEAD, **head}, "repulsion": "zbl"},
         "branches": branches,
         "steps": steps,
         "batch": {"structures": 32, "max_edges": 40_000},  # early on, many small steps learn more than few large ones
         "sampling": {"balance": "shares"},
         "loss": {"energy": 4.0, "forces": 1.0, "stress": 20.0},
-        "optim": {"learning_rate": 2e-3, "warmup_steps": min(200, steps // 4), "ema": 0.99},
+        "optim": {
+            "method": "muon",
+            "matrix_learning_rate": 4e-3,
+            "learning_rate": 1e-3,
+            "weight_decay": 0.1,
+            "warmup_steps": min(200, steps // 4),
+            "ema": 0.99,
+        },
         "gradients": "differences",
         "reading": {"threads": 1, "kept_graphs": 250_000},
         "validate_every": 10**6,
@@ -89,7 +96,8 @@ def run(name: str, steps: int) -> TrainConfig:
 
 
 def train(name: str, stores: Path, steps: int) -> tuple[Trainer, float]:
-    """After ``steps``; and the CPU seconds that they took."""
+    """After ``steps``; and the CPU seconds that they took, with those of validation at the end."""
+    torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(run(name, steps), stores, Path(folder))
         begun = process_time()
@@ -97,8 +105,17 @@ def train(name: str, stores: Path, steps: int) -> tuple[Trainer, float]:
         return trainer, process_time() - begun
 
 
-def milliseconds(potential: Potential, repeats: int = 30) -> float:
+def price(name: str, stores: Path) -> float:
+    """CPU seconds of one step of training."""
+    few, many = (train(name, stores, steps)[1] for steps in PILOTS)
+    return (many - few) / (PILOTS[1] - PILOTS[0])
+
+
+def milliseconds(name: str, stores: Path, repeats: int = 30) -> float:
     """Of a step of dynamics."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        potential = Trainer(run(name, 1), stores, Path(folder)).potential
     graph = graph_from_atoms(bulk("MgO", "rocksalt", 4.21, cubic=True) * 2, cutoff=potential.cutoff)
     predictor, times = Predictor(potential), []
     for _ in range(repeats):
@@ -109,53 +126,69 @@ def milliseconds(potential: Potential, repeats: int = 30) -> float:
     return float(np.median(times))
 
 
-def measure(name: str, stores: Path, minutes: float) -> dict[str, Any]:
+def measure(name: str, stores: Path, steps: int) -> dict[str, Any]:
     """One variant."""
-    torch.set_num_threads(1)
-    few, many = (train(name, stores, steps)[1] for steps in PILOTS)
-    one = (many - few) / (PILOTS[1] - PILOTS[0])
-    steps = int(60 * minutes / one)
     trainer, seconds = train(name, stores, steps)
-    seconds -= few - PILOTS[0] * one
     return {
         "variant": name,
         "steps": steps,
         "cpu_minutes": seconds / 60,
         "backbone_parameters": sum(p.numel() for p in trainer.potential.backbone.parameters()),
-        "ms_per_step": milliseconds(trainer.potential),
         **trainer.validate(),
     }
 
 
 def all_of(names: list[str], given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Every variant in a process of its own, some at a time; those that the JSON file has are not repeated."""
-    rows = earlier(given)
-    names = [name for name in names if name not in {row["variant"] for row in rows}]
-    for row in rows:
+    """Every variant in a process of its own, some at a time; what the JSON file has is not repeated."""
+    done = earlier(given)
+    new = [name for name in names if name not in done["costs"]]
+    for name, seconds in apart(new, given, lambda _: ["--price"]):
+        done["costs"][name] = {"seconds_per_training_step": seconds}
+    for name in new:
+        done["costs"][name]["ms_per_step"] = milliseconds(name, given.data)
+        print(f"{name:16} {done['costs'][name]}", flush=True)
+    write(given.json, done)
+    for row in done["variants"]:
         show(row)
+
+    def steps(name: str) -> list[str]:
+        return ["--steps", str(int(60 * given.minutes / done["costs"][name]["seconds_per_training_step"]))]
+
+    left = [name for name in names if name not in {row["variant"] for row in done["variants"]}]
+    for name, row in apart(left, given, steps):
+        done["variants"].append({**row, "ms_per_step": done["costs"][name]["ms_per_step"]})
+        show(done["variants"][-1])
+        write(given.json, done)
+    rows: list[dict[str, Any]] = done["variants"]
+    return rows
+
+
+def apart(
+    names: list[str], given: argparse.Namespace, options: Callable[[str], list[str]]
+) -> Iterator[tuple[str, Any]]:
+    """What this program says of each variant in a process of its own, ``given.together`` at a time."""
     for first in range(0, len(names), given.together):
         group = names[first : first + given.together]
-        command = [sys.executable, __file__, "--data", str(given.data), "--minutes", str(given.minutes), "--one"]
-        jobs = [subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in group]
+        command = [sys.executable, __file__, "--data", str(given.data)]
+        jobs = [
+            subprocess.Popen([*command, "--one", name, *options(name)], stdout=subprocess.PIPE, text=True)
+            for name in group
+        ]
         for name, job in zip(group, jobs, strict=True):
             out, _ = job.communicate()
             if job.returncode:
                 raise SystemExit(f"{name} failed with exit code {job.returncode}")
-            rows.append(json.loads(out.splitlines()[-1]))
-            show(rows[-1])
-            write(given.json, {"minutes": given.minutes, "variants": rows})
-    return rows
+            yield name, json.loads(out.splitlines()[-1])
 
 
-def earlier(given: argparse.Namespace) -> list[dict[str, Any]]:
-    """Of a run that was stopped."""
+def earlier(given: argparse.Namespace) -> dict[str, Any]:
+    """What a run that was stopped has left."""
     if given.json is None or not given.json.exists():
-        return []
-    before = json.loads(given.json.read_text())
+        return {"minutes": given.minutes, "costs": {}, "variants": []}
+    before: dict[str, Any] = json.loads(given.json.read_text())
     if before["minutes"] != given.minutes:
         raise SystemExit(f"{given.json} is of {before['minutes']} minutes, not {given.minutes}: give another file")
-    rows: list[dict[str, Any]] = before["variants"]
-    return rows
+    return {key: before[key] for key in ("minutes", "costs", "variants")}
 
 
 def show(row: dict[str, Any]) -> None:
@@ -192,6 +225,8 @@ def main() -> None:
     )
     parser.add_argument("--together", type=int, default=2, help="processes at a time")
     parser.add_argument("--one", choices=list(VARIANTS), help=argparse.SUPPRESS)
+    parser.add_argument("--price", action="store_true", help=argparse.SUPPRESS)
+    parser.add_argument("--steps", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
     given = parser.parse_args()
@@ -199,7 +234,8 @@ def main() -> None:
     if missing:
         sys.exit(f"error: no {', '.join(missing)}; recipes/pretrain_default.py makes these stores, in FOLDER/stores")
     if given.one:
-        print(json.dumps(measure(given.one, given.data, given.minutes)))
+        one = price(given.one, given.data) if given.price else measure(given.one, given.data, given.steps)
+        print(json.dumps(one))
         return
     print(*(f"{key}: {value}" for key, value in environment().items()), sep="\n")
     rows = all_of(given.variants, given)

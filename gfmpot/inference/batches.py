@@ -73,8 +73,7 @@ class InBatches(ABC, Generic[R]):
                 self(graph)
             except ValueError as alone:
                 formula = Symbols(graph.atomic_numbers.cpu().numpy()).get_chemical_formula()
-                reason = str(alone).removeprefix("structure 0 of the batch: ")
-                return type(alone)(f"structure {begun + i} ({formula}): {reason}")
+                return type(alone)(f"structure {begun + i} ({formula}): {alone}")
         return error
 
 

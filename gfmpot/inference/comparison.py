@@ -253,7 +253,7 @@ def _answers(
         if not alone:
             halves = graphs[: len(graphs) // 2], graphs[len(graphs) // 2 :]
             return {**_answers(predictor, halves[0], block, outcome), **_answers(predictor, halves[1], block, outcome)}
-        outcome.failures[int(block[graphs[0][0]])] = str(error).removeprefix("structure 0 of the batch: ")
+        outcome.failures[int(block[graphs[0][0]])] = str(error)
         return {}
     return {row: result for (row, _), result in zip(graphs, results, strict=True)}
 

@@ -113,7 +113,8 @@ class Predictor(InBatches[Results]):
         results = split_results(prediction, graph, self.potential.branch_names)
         for i, single in enumerate(results):
             if not (np.isfinite(single["energy"]) and np.isfinite(single["forces"]).all()):
-                raise InvalidStructureError(f"structure {i} of the batch: energy or forces are not finite; {_FAR_OUT}")
+                place = f"structure {i} of the batch: " if len(results) > 1 else ""
+                raise InvalidStructureError(f"{place}energy or forces are not finite; {_FAR_OUT}")
         return results
 
     def composition_weights(self, graph: AtomGraph) -> dict[str, float]:

@@ -85,9 +85,10 @@ class PropertyPredictor(InBatches[float]):
             )
         bad = torch.nonzero(~values.isfinite()).flatten().tolist()
         if bad:
+            place = f"structure {bad[0]} of the batch: " if len(values) > 1 else ""
             raise InvalidStructureError(
-                f"structure {bad[0]} of the batch: {self.target.name} is not finite; the structure is far from "
-                "anything the model knows (contacts, density, charge?)"
+                f"{place}{self.target.name} is not finite; the structure is far from anything the model knows "
+                "(contacts, density, charge?)"
             )
         return values.tolist()  # type: ignore[no-any-return]
 

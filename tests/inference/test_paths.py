@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import logging
 import pickle
 import subprocess
@@ -17,12 +18,13 @@ from ase import Atoms
 from ase.build import bulk, molecule
 
 from gfmpot import kernels
-from gfmpot.graph import AtomGraph, graph_from_atoms
+from gfmpot.graph import AtomGraph, InvalidStructureError, graph_from_atoms
 from gfmpot.inference import Predictor
 from gfmpot.inference import paths as ways
 from gfmpot.inference.compiled import artifact_path
 from gfmpot.models import BranchInfo, HeadConfig, Potential, PotentialConfig, UnsupportedElementsError
 from gfmpot.models.backbones.painn import PaiNNConfig
+from gfmpot.models.prediction import Prediction
 
 ELEMENTS = dict.fromkeys(("H", "C", "O", "Na", "Cl"), -1.0)
 
@@ -71,6 +73,22 @@ def no_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
         raise RuntimeError("no C++ compiler found\nand more lines")
 
     monkeypatch.setattr("gfmpot.inference.compiled.compile_network", fail)
+
+
+def test_an_answer_that_is_not_finite_is_refused_with_its_place_among_several(monkeypatch: pytest.MonkeyPatch) -> None:
+    (salt, acid, *_), predict = graphs(), Predictor._predict
+
+    def without_salt(self: Predictor, graph: AtomGraph) -> Prediction:
+        prediction = predict(self, graph)
+        salty = torch.tensor([11 in z for z in graph.atomic_numbers.split(graph.atoms_per_structure.tolist())])
+        return dataclasses.replace(prediction, energy=prediction.energy.masked_fill(salty, torch.nan))
+
+    monkeypatch.setattr(Predictor, "_predict", without_salt)
+    predictor = Predictor(tiny())
+    with pytest.raises(InvalidStructureError, match=r"^structure 1 of the batch: energy or forces are not finite"):
+        predictor(AtomGraph.batch([acid, salt]))
+    with pytest.raises(InvalidStructureError, match=r"^energy or forces are not finite"):
+        predictor(salt)
 
 
 @pytest.mark.parametrize("readout", ["atomwise", "graph"])

@@ -111,7 +111,7 @@ class Evaluation:
         try:
             return list(self.predictor(graph))
         except (ValueError, MemoryError) as error:  # the predictor evaluates less at once from then on
-            reason = str(error).removeprefix("structure 0 of the batch: ")
+            reason = str(error)
         return [reason] if len(piece) == 1 else self._by_halves(piece)
 
     def _by_halves(self, piece: Piece) -> list[Results | str]:
