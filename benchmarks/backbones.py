@@ -147,12 +147,14 @@ def show(rows: dict[str, dict[str, Any]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--hidden", type=int, default=64)
-    parser.add_argument("--layers", type=int, default=3)
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", nargs="+", default=available_backbones(), choices=available_backbones())
-    parser.add_argument("--envs", type=Path, default=ENVIRONMENTS)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--hidden", type=int, default=64, help="features or channels (64)")
+    parser.add_argument("--layers", type=int, default=3, help="message passes (3)")
+    parser.add_argument("--repeats", type=int, default=5, help="of each measurement, whose median counts (5)")
+    known = available_backbones()
+    parser.add_argument("--only", nargs="+", default=known, choices=known, help="these backbones (all)")
+    environments = "folder of the originals' environments, see benchmarks/envs/README.md"
+    parser.add_argument("--envs", type=Path, default=ENVIRONMENTS, help=environments)
+    parser.add_argument("--json", type=Path, help="file for the results")
     parser.add_argument("--one", choices=available_backbones(), help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.one:

@@ -116,14 +116,15 @@ def _line(name: str, values: Mapping[str, float]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", default="default")
-    parser.add_argument("--head")
+    parser.add_argument("--model", default="default", help="an embedded model or a checkpoint (default)")
+    parser.add_argument("--head", help="one branch (the blend)")
     parser.add_argument("--elements", nargs="+", help="only these, with all their pairs")
-    parser.add_argument("--step", type=float, default=0.01, help="Å")
-    parser.add_argument("--precision", default="fp32")
-    parser.add_argument("--threads", type=int, default=1)
-    for name in ("reference", "json", "plot"):
-        parser.add_argument(f"--{name}", type=Path)
+    parser.add_argument("--step", type=float, default=0.01, help="Å (0.01)")
+    parser.add_argument("--precision", default="fp32", help="fp32, fp64 or bf16 (fp32)")
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch (1)")
+    parser.add_argument("--reference", type=Path, metavar="FILE.npz", help="packed curves to compare with")
+    parser.add_argument("--json", type=Path, help="file for the measures")
+    parser.add_argument("--plot", type=Path, metavar="FILE.png", help="draw the curves")
     given = parser.parse_args()
     torch.set_num_threads(given.threads)
     print(*(f"{key}: {value}" for key, value in environment().items()), sep="\n")

@@ -103,16 +103,19 @@ def force_errors(rows: list[tuple[Worker, Row]]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--peers", nargs="+", default=NAMES, choices=(*NAMES, "emt"))
-    for name, value in (("threads", 2), ("rounds", 5), ("starts", 3), ("warm-up", 3)):
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--steps", type=int, nargs=3, default=[20, 10, 5])
-    parser.add_argument("--crystal", default="Si", choices=CRYSTALS)
-    parser.add_argument("--clock", default="wall", choices=("wall", "cpu"))
-    for name, number in (("timestep", 1.0), ("memory", 12.0)):
-        parser.add_argument(f"--{name}", type=float, default=number)
-    parser.add_argument("--png", type=Path)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--peers", nargs="+", default=NAMES, choices=(*NAMES, "emt"), help="only these (all but emt)")
+    parser.add_argument("--threads", type=int, default=2, help="of each peer (2)")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each peer that count (5)")
+    parser.add_argument("--starts", type=int, default=3, help="starts of each process, to time them (3)")
+    parser.add_argument("--warm-up", type=int, default=3, help="steps of dynamics that do not count (3)")
+    sizes = "steps of dynamics in a round, for 64, 216 and 864 atoms (20 10 5)"
+    parser.add_argument("--steps", type=int, nargs=3, default=[20, 10, 5], metavar="N", help=sizes)
+    parser.add_argument("--crystal", default="Si", choices=CRYSTALS, help="what is run (Si)")
+    parser.add_argument("--timestep", type=float, default=1.0, help="fs (1)")
+    parser.add_argument("--memory", type=float, default=12.0, help="GiB that each process may take (12)")
+    parser.add_argument("--clock", default="wall", choices=("wall", "cpu"), help="what is measured (wall)")
+    parser.add_argument("--png", type=Path, help="a plot of the results")
+    parser.add_argument("--json", type=Path, help="file for the results")
     given = parser.parse_args()
     print(*(f"{key}: {value}" for key, value in environment().items()), sep="\n")
     missing = {name: MISSING[name] for name in given.peers if name in MISSING}
