@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -67,8 +67,7 @@ def files(source: Source, paths: Sequence[Path], plot: Path | None, limit: int |
             "largest structure": f"{s.largest} atoms",
             "with energy, forces, stress": f"{s.with_energy}, {s.with_forces}, {s.with_stress}",
             "periodic": s.periodic,
-            "charges": _listed(s.charges),
-            "multiplicities": _listed("not stated" if spin == 0 else spin for spin in s.spins),
+            "charges (multiplicities)": _states(s.states),
         }
     )
     for entry in rejected[:5]:
@@ -149,5 +148,11 @@ def _draw(summary: Summary, path: Path) -> None:
     figure.savefig(path, dpi=150)
 
 
-def _listed(values: Any) -> str:
-    return ", ".join(map(str, values))
+def _states(states: Iterable[tuple[int, int]]) -> str:
+    """Of charges and multiplicities that occur together, e.g. ``0 (1, 3), +1 (2)``."""
+    spins: dict[int, list[str]] = {}
+    for charge, spin in states:
+        spins.setdefault(charge, []).append(str(spin) if spin else "not stated")
+    return ", ".join(
+        f"{charge:+d} ({', '.join(of)})" if charge else f"0 ({', '.join(of)})" for charge, of in spins.items()
+    )

@@ -102,6 +102,10 @@ class FrameSet:
             stress=torch.from_numpy(self.stress[i : i + 1]),
         )
 
+    def states(self) -> tuple[tuple[int, int], ...]:
+        """Total charges and multiplicities that occur together; multiplicity 0 where none is stated."""
+        return tuple(sorted(set(zip(self.charge.tolist(), self.spin.tolist(), strict=True))))
+
     @classmethod
     def join(cls, name: str, sets: Sequence[FrameSet]) -> FrameSet:
         """Several sets as one."""

@@ -29,11 +29,8 @@ class SplitStatistics:
     elements: dict[str, int]
     """Structures that contain each element, by symbol, in the order of the periodic table."""
 
-    charges: tuple[int, ...]
-    """The total charges that occur."""
-
-    spins: tuple[int, ...]
-    """The multiplicities that occur; 0 = not stated."""
+    states: tuple[tuple[int, int], ...]
+    """Total charges and multiplicities that occur together; multiplicity 0 = not stated."""
 
     with_energy: int
     with_forces: int
@@ -63,8 +60,7 @@ class SplitStatistics:
             atoms=len(frames.numbers),
             largest=int(frames.atoms_per_structure.max(initial=0)),
             elements={chemical_symbols[z + 1]: int(counts[z]) for z in np.flatnonzero(counts)},
-            charges=tuple(sorted(set(frames.charge.tolist()))),
-            spins=tuple(sorted(set(frames.spin.tolist()))),
+            states=frames.states(),
             with_energy=int(np.isfinite(frames.energy).sum()),
             with_forces=int(np.isfinite(frames.largest_force()).sum()) if len(frames) else 0,
             with_stress=int(np.isfinite(frames.stress).all(axis=1).sum()),
@@ -82,8 +78,7 @@ class SplitStatistics:
             atoms=self.atoms + other.atoms,
             largest=max(self.largest, other.largest),
             elements={symbol: elements[symbol] for symbol in sorted(elements, key=atomic_numbers.__getitem__)},
-            charges=tuple(sorted({*self.charges, *other.charges})),
-            spins=tuple(sorted({*self.spins, *other.spins})),
+            states=tuple(sorted({*self.states, *other.states})),
             with_energy=self.with_energy + other.with_energy,
             with_forces=self.with_forces + other.with_forces,
             with_stress=self.with_stress + other.with_stress,
@@ -102,8 +97,8 @@ class SplitStatistics:
     def to_mapping(self) -> dict[str, Any]:
         """As plain JSON types."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        lists = {name: list(plain[name]) for name in ("charges", "spins")}
-        return plain | lists | {"references": self.references.to_mapping()}
+        states = [list(state) for state in self.states]
+        return plain | {"states": states, "references": self.references.to_mapping()}
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> SplitStatistics:
@@ -117,9 +112,9 @@ class SplitStatistics:
             name = sorted(unknown or missing)[0]
             hint = did_you_mean(name, cls.__dataclass_fields__) if unknown else ""
             raise ValueError(f"statistics: {'unknown' if unknown else 'missing'} {name!r}{hint}")
-        tuples = {name: tuple(mapping[name]) for name in ("charges", "spins")}
+        states = tuple((charge, spin) for charge, spin in mapping["states"])
         references = ReferenceStatistics.from_mapping(mapping["references"])
-        return cls(**{**mapping, **tuples, "references": references})
+        return cls(**{**mapping, "states": states, "references": references})
 
 
 NOTHING = SplitStatistics(
@@ -127,8 +122,7 @@ NOTHING = SplitStatistics(
     atoms=0,
     largest=0,
     elements={},
-    charges=(),
-    spins=(),
+    states=(),
     with_energy=0,
     with_forces=0,
     with_stress=0,

@@ -125,8 +125,7 @@ def branch_info(task: Task, train: FrameSet, model: Potential | None) -> BranchI
         licence=task.licence,
         citation=task.citation,
         n_structures=len(train),
-        charges=tuple(sorted(set(train.charge.tolist()))),
-        spins=tuple(sorted(set(train.spin.tolist()))),
+        states=train.states(),
     )
 
 

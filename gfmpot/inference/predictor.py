@@ -194,17 +194,16 @@ class Predictor(InBatches[Results]):
 
 
 def _doubt(branch: BranchInfo, charge: int, spin: int) -> str | None:
-    """What a branch has not learnt of a charge and a multiplicity; None if it has seen both."""
-    if charge not in branch.charges:
+    """What a branch has not learnt of a charge and a multiplicity; None if it has seen them together."""
+    spins = [seen for of, seen in branch.states if of == charge]
+    if not spins:
         return f"never saw total charge {charge:+d} in training"
-    if spin == UNSPECIFIED_SPIN:
-        if charge == 0 or not any(branch.spins):
-            return None
-        return (
-            f"learnt total charge {charge:+d} with multiplicities: give spin, which is 2S+1 (2 for an odd number of "
-            "electrons, as a rule)"
-        )
-    return f"never saw multiplicity {spin} in training" if branch.spins and spin not in branch.spins else None
+    if spin in spins or (spin == UNSPECIFIED_SPIN and charge == 0):
+        return None
+    of_charge = f" of total charge {charge:+d}" if charge else ""
+    if spin != UNSPECIFIED_SPIN:
+        return f"never saw multiplicity {spin}{of_charge} in training"
+    return f"learnt multiplicity {' and '.join(map(str, spins))}{of_charge}: give spin, which is 2S+1"
 
 
 @dataclass(frozen=True)

@@ -36,11 +36,8 @@ class BranchInfo:
     licence: str = ""
     citation: str = ""
     n_structures: int = 0
-    charges: tuple[int, ...] = (0,)
-    """Total charges that occur in the training data."""
-
-    spins: tuple[int, ...] = ()
-    """Multiplicities 2S+1 that occur there, 0 where none is stated; empty if that is not known."""
+    states: tuple[tuple[int, int], ...] = ((0, 0),)
+    """Total charge and multiplicity 2S+1 of structures in the training data, 0 where no multiplicity is stated."""
 
 
 @dataclass(frozen=True)

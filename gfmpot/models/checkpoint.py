@@ -21,7 +21,7 @@ from gfmpot.models.property_model import PropertyModel
 from gfmpot.models.target import Target
 
 FORMAT = "gfmpot"
-VERSION = 3
+VERSION = 4
 
 Header = dict[str, Any]
 Tensors = dict[str, Tensor]
@@ -40,9 +40,19 @@ def _without_saturation(header: Header, tensors: Tensors) -> tuple[Header, Tenso
     return {**header, "config": {**config, "backbone": {**config["backbone"], "saturation": 0.0}}}, tensors
 
 
+def _with_states(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
+    """Before version 4, branches did not say which charges had come with which multiplicities."""
+    branches = [dict(branch) for branch in header.get("branches", [])]
+    for branch in branches:
+        spins = branch.pop("spins", None) or [0]
+        branch["states"] = [[charge, spin] for charge in branch.pop("charges", [0]) for spin in spins]
+    return {**header, **({"branches": branches} if branches else {})}, tensors
+
+
 UPGRADERS: dict[int, Callable[[Header, Tensors], tuple[Header, Tensors]]] = {
     1: _without_repulsion,
     2: _without_saturation,
+    3: _with_states,
 }
 """From a format version to the next; a file of an older version passes through them in turn."""
 

@@ -141,8 +141,7 @@ def _from_stores(config: BranchData, paths: Sequence[Path]) -> BranchCorpus:
         licence=config.licence or first.licence,
         citation=config.citation or first.citation,
         n_structures=train.structures,
-        charges=train.charges,
-        spins=train.spins,
+        states=train.states,
     )
     splits: dict[SplitName, Dataset] = {}
     for split in SPLITS:
@@ -183,8 +182,7 @@ def _from_packed(config: BranchData, paths: Sequence[Path], split: SplitConfig) 
         licence=config.licence,
         citation=config.citation,
         n_structures=len(train),
-        charges=tuple(sorted(set(train.charge.tolist()))),
-        spins=tuple(sorted(set(train.spin.tolist()))),
+        states=train.states(),
     )
     manifest = {file: part.sha256 for file, part in zip(config.files, sets, strict=True)}
     return BranchCorpus(info, config.share, dict(parts), left_out, manifest)

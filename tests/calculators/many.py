@@ -35,9 +35,7 @@ def left_handed() -> Atoms:
 
 def ion() -> Atoms:
     atoms = shaken(molecule("NH3"))
-    atoms.append("H")
-    atoms.positions[-1] = atoms.positions[0] + (0.1, 0.0, 1.05)
-    atoms.info.update(charge=1, spin=1)
+    atoms.info.update(charge=1, spin=2)
     return atoms
 
 

@@ -342,7 +342,7 @@ def tiny() -> Potential:
     config = PotentialConfig(PaiNNConfig(hidden=8, layers=2, cutoff=4.0), HeadConfig(shared_layers=0, branch_width=8))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)
-        return Potential(config, [BranchInfo("a-pbe0", e0={"H": -1.0, "C": -9.0}, charges=(0, 1))])
+        return Potential(config, [BranchInfo("a-pbe0", e0={"H": -1.0, "C": -9.0}, states=((0, 0), (1, 0)))])
 
 
 def test_progress_and_charge_with_the_model(tmp_path: Path) -> None:

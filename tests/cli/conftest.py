@@ -34,6 +34,7 @@ def call(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call:
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint with two small untrained branches: fast, deterministic, and without any repulsion."""
+    states = ((-1, 0), (-1, 2), (0, 0), (0, 1), (0, 3), (1, 0), (1, 2))
     symbols = ("H", "C", "N", "O", "Na", "Mg", "Al", "Si", "Cl", "Cu", "Fe")
     e0 = {symbol: -1.0 - i for i, symbol in enumerate(symbols)}
     config = PotentialConfig(
@@ -42,8 +43,8 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         repulsion="none",
     )
     branches = [
-        BranchInfo("solids-pbe", "PBE", e0=e0, licence="CC0", n_structures=1000, charges=(-1, 0, 1)),
-        BranchInfo("molecules-pbe0", "PBE0", e0={s: e0[s] for s in ("H", "C", "N", "O")}, charges=(-1, 0, 1)),
+        BranchInfo("solids-pbe", "PBE", e0=e0, licence="CC0", n_structures=1000, states=states),
+        BranchInfo("molecules-pbe0", "PBE0", e0={s: e0[s] for s in ("H", "C", "N", "O")}, states=states),
     ]
     metrics = {"split": "test", "branches": {"solids-pbe": {"energy_mae": 0.012, "structures": 50.0}}}
     metadata = {"name": "tiny", "training": {"steps": 7, "hours": 0.5}, "metrics": metrics}

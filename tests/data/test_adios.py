@@ -264,7 +264,7 @@ def test_edited_or_foreign_manifests(store_path: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="damaged or was edited"):
         AdiosStore(store)
     manifest.write_text(json.dumps({"schema": 99}))
-    with pytest.raises(ValueError, match="schema version 99, but this gfmpot reads 1"):
+    with pytest.raises(ValueError, match="schema version 99, but this gfmpot reads 2"):
         AdiosStore(store)
     with pytest.raises(FileNotFoundError, match="is no store of gfmpot"):
         AdiosStore(tmp_path)

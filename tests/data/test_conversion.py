@@ -354,10 +354,10 @@ def test_statistics_add_up_and_survive_json() -> None:
     frames = harmonic_frames(40)
     whole = SplitStatistics.of(FrameSet.from_frames(frames))
     parts = merged(SplitStatistics.of(FrameSet.from_frames(frames[i : i + 10])) for i in range(0, 40, 10))
-    for name in ("structures", "atoms", "largest", "elements", "charges", "with_forces", "with_stress", "periodic"):
+    for name in ("structures", "atoms", "largest", "elements", "states", "with_forces", "with_stress", "periodic"):
         assert getattr(parts, name) == getattr(whole, name), name
     assert list(parts.elements) == ["C", "N", "O", "F"]
-    assert parts.charges == (-1, 0)
+    assert parts.states == ((-1, 0), (0, 0))
     assert parts.force_rms == pytest.approx(whole.force_rms)
     again = SplitStatistics.from_mapping(json.loads(json.dumps(parts.to_mapping())))
     assert again.to_mapping() == parts.to_mapping()

@@ -19,6 +19,7 @@ from gfmpot.models import BranchInfo, HeadConfig, Potential, PotentialConfig
 from gfmpot.models.backbones.painn import PaiNNConfig
 
 E0 = {symbol: -1.0 - i for i, symbol in enumerate(("H", "C", "N", "O", "Na", "Mg", "Al", "Si", "Cl", "Cu", "Fe"))}
+STATES = ((-1, 0), (-1, 2), (0, 0), (0, 1), (0, 3), (1, 0), (1, 2))
 
 
 @pytest.fixture(scope="session")
@@ -29,8 +30,8 @@ def small_potential() -> Potential:
         head=HeadConfig(shared_layers=0, branch_layers=1, branch_width=16),
     )
     branches = [
-        BranchInfo("solids-pbe", "PBE", e0=E0, charges=(-1, 0, 1)),
-        BranchInfo("molecules-pbe0", "PBE0", e0={s: E0[s] for s in ("H", "C", "N", "O")}, charges=(-1, 0, 1)),
+        BranchInfo("solids-pbe", "PBE", e0=E0, states=STATES),
+        BranchInfo("molecules-pbe0", "PBE0", e0={s: E0[s] for s in ("H", "C", "N", "O")}, states=STATES),
     ]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(3)

@@ -17,7 +17,7 @@ from gfmpot.models.checkpoint import _digest, available_models, fingerprint
 @pytest.fixture
 def potential() -> Potential:
     config = PotentialConfig(PaiNNConfig(hidden=8, layers=1), HeadConfig(shared_layers=0, branch_width=8))
-    branches = [BranchInfo("a-pbe", "PBE", e0={"H": -1.0 / 3.0}, alignment={"H": 0.1}, charges=(-1, 0))]
+    branches = [BranchInfo("a-pbe", "PBE", e0={"H": -1.0 / 3.0}, alignment={"H": 0.1}, states=((-1, 2), (0, 1)))]
     with torch.random.fork_rng(devices=[]):
         return Potential(config, branches, {"H": -1.0}, {"name": "mini", "metrics": {"mae": 0.1}})
 
@@ -116,6 +116,13 @@ def test_prefixed_weights_are_not_ignored(file: Path) -> None:
 def test_newer_version(file: Path) -> None:
     with pytest.raises(CheckpointError, match="upgrade gfmpot"):
         load(rewritten(file, version="99"))
+
+
+def test_charges_and_multiplicities_of_before_may_all_have_met(file: Path) -> None:
+    (branch,) = json.loads(header(file)["header"])["branches"]
+    assert branch.pop("states") == [[-1, 2], [0, 1]]
+    old = rewritten(file, version="3", branches=[{**branch, "charges": [-1, 0], "spins": [1, 2]}])
+    assert load(old).branches[0].states == ((-1, 1), (-1, 2), (0, 1), (0, 2))
 
 
 def test_unknown_settings(file: Path) -> None:

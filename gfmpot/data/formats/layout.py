@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from gfmpot.data.frame import Frame
 from gfmpot.data.frames import FrameSet
 
-SCHEMA_VERSION: Final = 1
+SCHEMA_VERSION: Final = 2
 
 Axis = Literal["atom", "structure", "offset", "byte"]
 Packed: TypeAlias = dict[str, NDArray[Any]]

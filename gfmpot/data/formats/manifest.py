@@ -90,7 +90,7 @@ class Description:
 class Manifest:
     """All about a store that is not the data themselves."""
 
-    schema: Literal[1]
+    schema: Literal[2]
     gfmpot: str
     """Version that wrote it."""
 
