@@ -137,9 +137,9 @@ class _Run:
         self.atoms = (start if last is None else last.atoms).copy()
         self.atoms.info.pop(KEY, None)  # of another run, whose frame is the start of this one
         self.atoms.calc = start.calc
+        energy = self.atoms.get_potential_energy()  # what the calculator refuses is refused before the first step
         if last is None and not start.get_momenta().any():
             draw_velocities(self.atoms, config.temperature, self.rng)
-        energy = self.atoms.get_potential_energy()  # what the calculator refuses is refused before the first step
         if last is not None:
             check_same_potential(energy, last.atoms)
         self.limit = max(EXPLODED, 20 * max(config.temperature, self.atoms.get_temperature()))

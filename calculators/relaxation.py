@@ -12,6 +12,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from gfmpot.config import did_you_mean
+from gfmpot.testing.structures import has_volume
 
 if TYPE_CHECKING:
     from ase.io.trajectory import TrajectoryWriter
@@ -105,7 +106,7 @@ def check_volume(atoms: Atoms) -> None:
         ValueError: no periodic direction, a cell vector of zero length, or periodic vectors far from the span of
             the Cartesian axes of the same places.
     """
-    if not (atoms.pbc.any() and atoms.cell.rank == 3):
+    if not has_volume(atoms):
         raise ValueError("a structure without a volume has no cell to relax; relax positions only (cell=False)")
     periodic = atoms.cell.array[atoms.pbc]
     astray = np.linalg.norm(periodic[:, ~atoms.pbc], axis=1) / np.linalg.norm(periodic, axis=1)

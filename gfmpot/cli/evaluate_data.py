@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gfmpot.cli.structures import Failure, read_all
-from gfmpot.config import did_you_mean, similar_name
+from gfmpot.config import did_you_mean, similar_name, to_mapping
 from gfmpot.data import AdiosStore, FrameSet, split_of_group
 from gfmpot.data.dataset import Dataset, Joined
 from gfmpot.data.frame import Frame, Rejected
@@ -141,7 +141,7 @@ def _atoms(path: Path, head: str, split: str, labels: Labels) -> Part:
     if not frames:
         raise ValueError("; ".join(map(str, failures[:3])) or f"{path}: holds no structure")
     data = FrameSet.from_frames(list(frames.values()), path.name)
-    _require_labels(path, data, names)
+    _require_labels(path, data, names, labels)
     return Part(path, head, split, "", data, _side(data, split), tuple(frames), tuple(failures))
 
 
@@ -161,11 +161,15 @@ def _candidates(atoms: Any) -> set[str]:
     return {name for name in names if any(word in name.lower() for word in ("energ", "forc", "stress", "virial"))}
 
 
-def _require_labels(path: Path, data: FrameSet, names: set[str]) -> None:
-    if np.isfinite(data.energy).any() or np.isfinite(data.forces).any() or np.isfinite(data.stress).any():
+def _require_labels(path: Path, data: FrameSet, names: set[str], labels: Labels) -> None:
+    named = to_mapping(labels)
+    absent = [label for label in named if not np.isfinite(getattr(data, label)).any()]
+    asked = [f"{label} called {named[label]!r}" for label in absent if named[label] != label]
+    if len(absent) < len(named) and not asked:
         return
+    what = " and no ".join(asked) or "energy, forces or stress to compare with"
     hint = f"; it has {', '.join(sorted(names))}, which --energy-key and --forces-key may name" if names else ""
-    raise ValueError(f"{path}: no structure has an energy, forces or a stress to compare with{hint}")
+    raise ValueError(f"{path}: there is no {what}{hint}")
 
 
 def _side(frames: FrameSet, split: str) -> Ints:

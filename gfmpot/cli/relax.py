@@ -27,7 +27,7 @@ COLUMNS = [
 
 def relax(
     files: Annotated[list[Path], typer.Argument(help="Anything ASE or pymatgen reads; all frames.")],
-    cell: Annotated[bool, typer.Option("--cell/--no-cell", help="Relax the cell, too.")] = False,
+    cell: Annotated[bool, typer.Option("--cell/--no-cell", help="Relax the cell, too, of what has a volume.")] = False,
     fmax: Annotated[float, typer.Option(help="eV/Å, the largest force to stop at.")] = 0.05,
     steps: Annotated[int, typer.Option(help="The most steps to take.")] = 500,
     optimizer: Annotated[str, typer.Option(metavar="FIRE|LBFGS|BFGS", help="One of ASE's.")] = "FIRE",
@@ -76,8 +76,8 @@ def relax(
         options.tell_choice(calculator)
         if rows:
             table(COLUMNS, rows)
-        if rows and out is None:
-            note("the final structures were not written; -o FILE writes them")
+        if rows:
+            note(f"wrote {out}" if out else "the final structures were not written; -o FILE writes them")
         report([*failures, *filter(None, (_failure(frame, ends[i]) for i, frame in enumerate(frames)))])
 
 
@@ -102,11 +102,13 @@ def _one_by_one(
     settings: Mapping[str, Any],
 ) -> Ends:
     from gfmpot.calculators.relaxation import relax
+    from gfmpot.testing.structures import has_volume
 
     for place, (frame, name) in enumerate(zip(frames, names, strict=True)):
         frame.atoms.calc = calculator
+        own = {**settings, "cell": settings["cell"] and has_volume(frame.atoms)}
         try:
-            found = relax(frame.atoms, trajectory=trajectory and trajectory / f"{name}.traj", **settings)
+            found = relax(frame.atoms, trajectory=trajectory and trajectory / f"{name}.traj", **own)
         except ValueError as error:
             yield place, Failure(str(frame), str(error))
         else:
@@ -122,10 +124,12 @@ def _together(
 ) -> Ends:
     from gfmpot.calculators.batch_progress import progress_bar
     from gfmpot.calculators.batched import relax_as_done
+    from gfmpot.testing.structures import has_volume
 
     starts = [frame.atoms for frame in frames]
+    own = {**settings, "cell": [settings["cell"] and has_volume(atoms) for atoms in starts]}
     with progress_bar(len(frames), shown=True) as bar:
-        for place, found in relax_as_done(starts, calculator, trajectories=trajectory, names=names, **settings):
+        for place, found in relax_as_done(starts, calculator, trajectories=trajectory, names=names, **own):
             bar.advance(1)
             bar.tell(found.converged)
             failure = Failure(str(frames[place]), found.error or "")

@@ -137,12 +137,13 @@ def _relaxer(predictor: Predictor, model: str, settings: Mapping[str, Any]) -> R
     from gfmpot.calculators import GFMCalculator
     from gfmpot.calculators.batched import relax_many
     from gfmpot.inference.screening import Relaxation, Relaxer
+    from gfmpot.testing.structures import has_volume
 
     device = str(predictor.device)
     calculator = GFMCalculator(model, head=predictor.head, precision=predictor.precision, device=device)
 
     def relaxed(structures: Sequence[Atoms]) -> list[Relaxation | str]:
-        cells = [settings["cell"] and bool(atoms.pbc.any()) and atoms.cell.rank == 3 for atoms in structures]
+        cells = [settings["cell"] and has_volume(atoms) for atoms in structures]
         ends = relax_many(
             structures, calculator, **{**settings, "cell": cells}, budget=predictor.budget, progress=False
         )

@@ -299,6 +299,14 @@ class Failing(Calculator):  # type: ignore[misc]
             self.results["forces"] = np.full((len(self.atoms), 3), np.nan)
 
 
+def test_a_start_that_is_not_finite_is_refused(tmp_path: Path) -> None:
+    atoms = molecule("CH4")
+    atoms.positions[2, 0] = np.nan
+    atoms.calc = GFMCalculator()
+    with pytest.raises(InvalidStructureError, match="atom 2 has a position that is not finite"):
+        run_md(atoms, MDConfig(steps=1), trajectory=tmp_path / "a.traj", log=tmp_path / "a.csv")
+
+
 @pytest.mark.parametrize(("with_error", "reason"), [(True, "0.01 Å apart"), (False, "not finite")])
 def test_a_breakdown_names_the_step_and_keeps_the_trajectory(tmp_path: Path, with_error: bool, reason: str) -> None:
     atoms = copper()
