@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -35,12 +36,20 @@ class BranchWeightMLP(nn.Module):
         return x
 
     @torch.no_grad()
-    def give_all_a_say(self) -> None:
-        """Silent branches begin anew, as likely as the others: from nothing, training would not come back."""
+    def silence(self, branches: Sequence[int]) -> None:
+        """Branches that answer only where nobody else can."""
+        self.layers[-1].bias[list(branches)] = SILENT  # type: ignore[operator]
+
+    @torch.no_grad()
+    def give_a_say(self, *, but: Sequence[int] = ()) -> None:
+        """To all silent branches but some: they begin as likely as the others, since training would not come back
+        from nothing."""
         bias: Tensor = self.layers[-1].bias  # type: ignore[assignment]
         silent = bias <= SILENT / 2
-        if silent.any() and not silent.all():
-            bias[silent] = bias[~silent].mean()
+        called = silent.clone()
+        called[list(but)] = False
+        if not silent.all():
+            bias[called] = bias[~silent].mean()
 
 
 def masked_softmax(logits: Tensor, supported: Tensor) -> Tensor:

@@ -81,8 +81,13 @@ class ErrorEstimate(nn.Module):
 
     def inside(self, whitened: Tensor) -> Tensor:
         """(N, 2 B): errors of energy shares and of forces, among the training data."""
-        low, high = math.log(LOWEST), math.log(HIGHEST)
-        return torch.exp(low + (high - low) * torch.sigmoid(self.network(whitened)))
+        return bounded(self.network(whitened))
+
+
+def bounded(outputs: Tensor) -> Tensor:
+    """What the network says as errors between :data:`LOWEST` and :data:`HIGHEST`."""
+    low, high = math.log(LOWEST), math.log(HIGHEST)
+    return torch.exp(low + (high - low) * torch.sigmoid(outputs))
 
 
 def _mean(values: Tensor, share: Tensor, known: Tensor) -> Tensor:

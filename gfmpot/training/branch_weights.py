@@ -43,8 +43,8 @@ class WeightConfig:
     """Per branch and split, for alignment and weights, and for the errors of the finished model."""
 
     silent: tuple[str, ...] = ()
-    """Branches whose structures do not teach: of a composition that two theories label, the weights, which know the
-    composition alone, would become a mixture of both. Their answers are blended like others, if they serve."""
+    """Branches that neither teach nor answer, but where no other has the elements: of a composition that two theories
+    label, the weights, which know the composition alone, would become a mixture of both."""
 
     epochs: int = 300
     learning_rate: float = 3e-3
@@ -91,7 +91,7 @@ class WeightFit:
     """What training of the weights did."""
 
     before: float
-    """Loss on held-out structures, with the weights as they were and the alignment as it is."""
+    """Loss on held-out structures, with the weights as they were, silent branches aside, and the alignment as it is."""
 
     after: float
     branches: dict[str, BranchFit]
@@ -130,8 +130,10 @@ def train_branch_weights(
     unseen = _Objective(BranchCache.of(potential, held_out), config, "held-out")
     # In float64 whatever the potential is in, so that ranks add up to one process.
     network = copy.deepcopy(potential.weights).double()
+    silent = [potential.branch_names.index(name) for name in config.silent]
+    network.silence(silent)
     begun, start, before = copy.deepcopy(network.state_dict()), unseen.weights(network), unseen.value(network)
-    network.give_all_a_say()
+    network.give_a_say(but=silent)
     after = _fit(network, known, unseen, config, watch)
     if after >= before:
         network.load_state_dict(begun)

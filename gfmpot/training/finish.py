@@ -83,13 +83,14 @@ def estimating(potential: Potential, corpora: Sequence[BranchCorpus], structures
     Args:
         potential: whose branches are trained.
         corpora: their data, in the order of the branches.
-        structures: of each branch and split, at most.
+        structures: of each branch that it was trained on, at most; of others, all there are up to :data:`MOST`.
         launch: this rank's place.
     """
     alone, state = Launch(), [None]
     if launch.is_main:
-        most = min(structures, MOST // len(corpora))
-        seen, unseen = (own_share(potential, corpora, split, most, alone) for split in ("train", "valid"))
+        most = MOST // len(corpora)
+        seen = own_share(potential, corpora, "train", min(structures, most), alone)
+        unseen = own_share(potential, corpora, "valid", most, alone)
         found = with_error_estimate(potential, seen, unseen)
         state = [None if found.errors is None else found.errors.state_dict()]  # type: ignore[list-item]
     if dist.is_initialized():

@@ -168,10 +168,13 @@ def test_beginning_with_more_radial_functions(trained: Trainer, data: Path, tmp_
     assert filters[:, 1 + size :].abs().max() > 0
 
 
-def test_silent_branches_do_not_teach(trained: Trainer, data: Path) -> None:
+def test_silent_branches_neither_teach_nor_answer(trained: Trainer, data: Path) -> None:
     corpora, settings = trained.corpora, WeightConfig(structures=20, epochs=3, silent=(ORGANICS,))
-    _, fit = blended(trained.potential, corpora, settings, Launch())
+    potential, fit = blended(trained.potential, corpora, settings, Launch())
     assert list(fit.branches) == [METALS]
+    logits = potential.weights(torch.rand(4, 118))
+    assert [potential.branch_names[b] for b in logits.argmin(dim=1)] == [ORGANICS] * 4
+    assert torch.softmax(logits, dim=1).min() == 0
     with pytest.raises(ValueError, match="no branch 'organic-emt'; did you mean 'organics-emt'"):
         blended(trained.potential, corpora, dataclasses.replace(settings, silent=("organic-emt",)), Launch())
 
