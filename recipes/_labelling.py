@@ -32,6 +32,8 @@ KINDS = {
     "forces": np.float32,
     "stress": np.float32,
     "natoms": np.int32,
+    "charge": np.int16,
+    "spin": np.int16,
     "group": np.int32,
 }
 

@@ -8,6 +8,7 @@ is whole; the same command goes on after a kill.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -136,11 +137,8 @@ def label(job: Job) -> list[Row]:
     return rows
 
 
-def chosen(source: Path, structures: int, seed: int) -> list[Frame]:
-    """Molecules to be turned, every number of heavy atoms as often as another, so that the few small ones come often.
-
-    Small molecules have barriers that are not hidden behind others.
-    """
+def chosen(source: Path, structures: int, seed: int, wanted: Callable[[Frame], bool]) -> list[Frame]:
+    """Molecules of QM9, every number of heavy atoms as often as another, so that the few small ones come often."""
     rng, reader = np.random.default_rng(seed), QM9()
     count = reader.count(source)
     # QM9 begins with its small molecules.
@@ -148,14 +146,18 @@ def chosen(source: Path, structures: int, seed: int) -> list[Frame]:
     sizes: dict[int, list[Frame]] = {}
     for example in track(reader.read(source, candidates), "reading", total=len(candidates)):
         frame = None if isinstance(example, Rejected) else example.frame
-        if frame is None or Symbols(frame.numbers).get_chemical_formula() in HELD_OUT:
-            continue
-        if turning(frame.numbers, frame.positions):
+        if frame is not None and wanted(frame):
             sizes.setdefault(int((frame.numbers > 1).sum()), []).append(frame)
     if not sizes:
-        raise SystemExit(f"error: {source} has no molecules with bonds that can turn")
+        raise SystemExit(f"error: {source} has no molecules of the kind")
     groups = [sizes[size] for size in sorted(sizes)]
     return [groups[k % len(groups)][rng.integers(len(groups[k % len(groups)]))] for k in range(structures)]
+
+
+def is_to_be_turned(frame: Frame) -> bool:
+    """Whether a bond can turn, in a molecule that no benchmark asks for."""
+    held_out = Symbols(frame.numbers).get_chemical_formula() in HELD_OUT
+    return not held_out and bool(turning(frame.numbers, frame.positions))
 
 
 def main() -> None:
@@ -170,7 +172,7 @@ def main() -> None:
     if find_spec("tblite") is None:
         raise SystemExit("error: labels need tblite: pip install tblite")
     try:
-        frames = chosen(given.qm9, given.structures, given.seed)
+        frames = chosen(given.qm9, given.structures, given.seed, is_to_be_turned)
     except (OSError, ValueError) as error:
         raise SystemExit(f"error: {error}") from error
     fingerprint = b"".join(frame.numbers.tobytes() + frame.positions.tobytes() for frame in frames)

@@ -1,0 +1,197 @@
+"""Halogenated molecules and closed-shell ions, labelled by GFN2-xTB.
+
+``python recipes/label_substituted.py --qm9 PATH --out FILE.npz``: QM9 has neither. Half of the molecules get F, Cl or
+Br for hydrogens, a quarter gets a proton at N or O, and a quarter gives one away. GFN2-xTB relaxes them for a few steps
+(tblite, an extra of the tests: ``pip install tblite``); some structures on the way are kept, and some about its end,
+rattled. Molecules of QM9 stay in their own group, so that those held out of pretraining still are. Parts that are
+labelled are kept beside FILE until it is whole; the same command goes on after a kill.
+"""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
+from ase.optimize import BFGS
+from ase.symbols import Symbols
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from gfmpot.data.frame import Frame
+from gfmpot.recipes._labelling import Job, Labelling, Row, command_line
+from gfmpot.recipes.label_torsions import bonds, chosen
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
+
+HALOGENS, HOW_OFTEN = np.array([9, 17, 35]), np.array([0.4, 0.4, 0.2])
+
+STEPS = 30
+"""Of relaxation."""
+
+ON_THE_WAY, AT_THE_END = 3, 3
+"""Structures that are kept of each molecule: of its relaxation, and rattled about where that ended."""
+
+RATTLE = 0.1
+"""Å, the most, of the standard deviation of positions."""
+
+MAX_FORCE = 15.0
+"""eV/Å; structures with larger ones are dropped."""
+
+HELD_OUT = ("CH3Cl", "C2H5Cl", "C3H7Cl", "C2H3ClO")
+"""Of benchmarks/accuracy.py, whose structures are not to be learnt by heart."""
+
+PART = 20
+"""Molecules that are labelled and kept together."""
+
+META = {
+    "name": "gfn2_substituted",
+    "theory": "GFN2-xTB (semi-empirical tight binding)",
+    "licence": "CC0 (QM9 geometries); labels computed",
+    "citation": "Bannwarth et al., J. Chem. Theory Comput. 15, 1652 (2019); Ramakrishnan et al., Sci. Data 1, 140022 "
+    "(2014)",
+    "notes": "QM9 molecules with hydrogens replaced by halogens, with a proton more, or with one less",
+}
+
+
+class Molecule(NamedTuple):
+    """One that is to be relaxed."""
+
+    numbers: Ints
+    positions: Floats
+    charge: int
+
+
+def halogenated(frame: Frame, rng: np.random.Generator) -> Molecule | None:
+    """Hydrogens of carbon, one to all of them, become halogens of one or two kinds."""
+    hydrogens = [(h, other) for h, other in _hydrogens(frame) if frame.numbers[other] == 6]
+    if not hydrogens:
+        return None
+    kinds = rng.choice(HALOGENS, rng.integers(1, 3), p=HOW_OFTEN)
+    numbers, positions = frame.numbers.copy(), frame.positions.copy()
+    for k in rng.permutation(len(hydrogens))[: rng.integers(1, len(hydrogens) + 1)]:
+        h, other = hydrogens[k]
+        numbers[h] = rng.choice(kinds)
+        positions[h] = _bonded(numbers, positions, int(other), int(numbers[h]), positions[h] - positions[other])
+    return Molecule(numbers, positions, 0)
+
+
+def protonated(frame: Frame, rng: np.random.Generator) -> Molecule | None:
+    """One more hydrogen at N or O, away from their neighbours."""
+    able = np.flatnonzero(np.isin(frame.numbers, (7, 8)))
+    if not len(able):
+        return None
+    base = int(rng.choice(able))
+    pairs = bonds(frame.numbers, frame.positions)
+    neighbours = [int(pair[pair != base][0]) for pair in pairs if base in pair]
+    away = frame.positions[base] - frame.positions[neighbours]
+    away /= np.linalg.norm(away, axis=1, keepdims=True)
+    direction = away.sum(axis=0) + rng.normal(scale=0.2, size=3)  # flat surroundings have no side of their own
+    place = _bonded(frame.numbers, frame.positions, base, 1, direction)
+    return Molecule(np.append(frame.numbers, 1), np.vstack([frame.positions, place]), 1)
+
+
+def deprotonated(frame: Frame, rng: np.random.Generator) -> Molecule | None:
+    """One hydrogen less, of O or N where there is one."""
+    hydrogens = _hydrogens(frame)
+    acid = [h for h, other in hydrogens if frame.numbers[other] in (7, 8)] or [h for h, _ in hydrogens]
+    if not acid or len(frame.numbers) < 3:
+        return None
+    left = np.delete(np.arange(len(frame.numbers)), rng.choice(acid))
+    return Molecule(frame.numbers[left], frame.positions[left], -1)
+
+
+CHANGES = (halogenated, protonated, halogenated, deprotonated)
+
+
+def _hydrogens(frame: Frame) -> list[tuple[int, int]]:
+    """Each with the atom that it is bonded to."""
+    pairs = [*bonds(frame.numbers, frame.positions).tolist()]
+    return [(a, b) for pair in pairs for a, b in (pair, pair[::-1]) if frame.numbers[a] == 1 and frame.numbers[b] > 1]
+
+
+def _bonded(numbers: Ints, positions: Floats, to: int, kind: int, direction: Floats) -> Floats:
+    """Where an atom of a kind is bonded to another in some direction."""
+    length = covalent_radii[kind] + covalent_radii[numbers[to]]
+    place: Floats = positions[to] + length * direction / np.linalg.norm(direction)
+    return place
+
+
+def whole(numbers: Ints, positions: Floats) -> bool:
+    """Whether all atoms hang together."""
+    pairs, n = bonds(numbers, positions), len(numbers)
+    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
+    return int(connected_components(graph, directed=False)[0]) == 1
+
+
+def structures_of(molecule: Molecule, rng: np.random.Generator) -> list[tuple[Floats, float, Floats]]:
+    """Positions, energy (eV) and forces (eV/Å) while it relaxes, and rattled at the end.
+
+    Positions are rounded to float32, as they are kept. Nothing comes of molecules that fall apart or whose electrons do
+    not settle.
+    """
+    from tblite.ase import TBLite
+
+    atoms = Atoms(molecule.numbers, molecule.positions)
+    atoms.calc = TBLite(method="GFN2-xTB", charge=molecule.charge, multiplicity=1, verbosity=0)
+    way: list[tuple[Floats, float, Floats]] = []
+
+    def keep() -> None:
+        way.append((atoms.positions.copy(), float(atoms.get_potential_energy()), atoms.get_forces()))
+
+    try:
+        with BFGS(atoms, logfile=None, maxstep=0.1) as relaxation:
+            relaxation.attach(keep)
+            relaxation.run(fmax=0.05, steps=STEPS)
+        chosen = [way[k][0] for k in sorted({*np.linspace(0, len(way) - 1, ON_THE_WAY).astype(int).tolist()})]
+        end = atoms.positions.copy()
+        chosen += [end + rng.normal(scale=rng.uniform(0.0, RATTLE), size=end.shape) for _ in range(AT_THE_END)]
+        found = []
+        for positions in chosen:
+            atoms.positions = positions.astype(np.float32)
+            found.append((atoms.positions.copy(), float(atoms.get_potential_energy()), atoms.get_forces()))
+    except RuntimeError:  # of tblite
+        return []
+    calm = [one for one in found if np.linalg.norm(one[2], axis=1).max() < MAX_FORCE]
+    return calm if whole(molecule.numbers, end) else []
+
+
+def label(job: Job) -> list[Row]:
+    """What comes of each molecule by one of the changes."""
+    rows: list[Row] = []
+    for k, frame in enumerate(job.inputs, job.first):
+        rng = np.random.default_rng([job.seed, k])
+        molecule = CHANGES[rng.integers(len(CHANGES))](frame, rng)
+        if molecule is None or Symbols(molecule.numbers).get_chemical_formula() in HELD_OUT:
+            continue
+        about = {"numbers": molecule.numbers, "group": int(frame.group), "charge": molecule.charge, "spin": 1}
+        for positions, energy, forces in structures_of(molecule, rng):
+            rows.append(about | {"positions": positions, "energy": energy, "forces": forces})
+    return rows
+
+
+def main() -> None:
+    """The command line."""
+    given = command_line(
+        __doc__ or "",
+        "--qm9",
+        "QM9 in any form that `gfmpot finetune qm9` reads",
+        2_000,
+        f"each gives up to {ON_THE_WAY + AT_THE_END}, and some fall apart",
+    )
+    if find_spec("tblite") is None:
+        raise SystemExit("error: labels need tblite: pip install tblite")
+    try:
+        frames = chosen(given.qm9, given.structures, given.seed, lambda _: True)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+    fingerprint = b"".join(frame.numbers.tobytes() + frame.positions.tobytes() for frame in frames)
+    Labelling(label, PART, META).run(given.out, frames, fingerprint, given.seed, given.workers)
+
+
+if __name__ == "__main__":
+    main()
