@@ -128,6 +128,11 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
         return self.predictor.potential
 
     @property
+    def heads(self) -> list[str]:
+        """The branches of the model, which ``head=`` may name."""
+        return self.potential.branch_names
+
+    @property
     def path(self) -> str:
         """How the network is evaluated now: ``"kernels"``, ``"compiled"`` or ``"plain"``."""
         return self.predictor.path

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, overload
 import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms, FixCartesian
-from pymatgen.core import DummySpecies, Lattice, Molecule, Structure
+from pymatgen.core import DummySpecies, Lattice, Molecule, SiteCollection, Structure
 
 from gfmpot.calculators.ase import GFMCalculator
 from gfmpot.calculators.batched import BatchOptimizerName, relax_many
@@ -201,7 +201,11 @@ def to_atoms(structure: AnyStructure) -> Atoms:
 
     Raises:
         InvalidStructureError: partial or mixed occupancy.
+        TypeError: something else than a structure or molecule of pymatgen's.
     """
+    if not isinstance(structure, SiteCollection):
+        got = f"{type(structure).__name__} {structure!r}"
+        raise TypeError(f"expected a Structure or Molecule of pymatgen's, got {got[:100]}")
     if not structure.is_ordered:
         site = next(i for i, s in enumerate(structure) if not s.is_ordered)
         raise InvalidStructureError(

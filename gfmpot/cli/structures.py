@@ -64,6 +64,9 @@ def _read(file: Path, index: str = ":") -> Iterator[Frame | Failure]:
     if not file.exists():
         yield Failure(str(file), f"no such file{similar_name(file)}")
         return
+    if file.is_dir() and file.suffix != ".bundle":
+        yield Failure(str(file), "is a folder; give the files in it, as FOLDER/*")
+        return
     count = 0
     try:
         for atoms in iread(str(file), index=index, do_not_split_by_at_sign=True):

@@ -235,6 +235,12 @@ def test_set_rebuilds() -> None:
     assert atoms.get_potential_energy() != blend
 
 
+def test_heads_are_named() -> None:
+    calculator = GFMCalculator()
+    assert calculator.heads == calculator.potential.branch_names
+    assert GFMCalculator(head=calculator.heads[-1]).heads == calculator.heads
+
+
 @pytest.mark.filterwarnings("ignore:.* never saw multiplicity 1 of total charge")
 def test_charge_and_spin_trigger_recomputation() -> None:
     atoms = molecule("CH3")

@@ -85,6 +85,11 @@ def test_partial_periodicity_is_kept() -> None:
     assert to_atoms(slab).pbc.tolist() == [True, True, False]
 
 
+def test_what_is_no_structure_is_refused(potential: GFMPotential) -> None:
+    with pytest.raises(TypeError, match="expected a Structure or Molecule of pymatgen's, got str 'P'"):
+        potential.predict("POSCAR")  # type: ignore[arg-type]
+
+
 def test_disordered_structures_are_refused(potential: GFMPotential) -> None:
     alloy = Structure(Lattice.cubic(3.6), [{"Cu": 0.5, "Au": 0.5}], [[0, 0, 0]])
     with pytest.raises(InvalidStructureError, match=r"site 0 holds .*disordered"):
