@@ -53,10 +53,11 @@ class ErrorEstimate(nn.Module):
             has seen.
         """
         whitened = self.whitened(features)
-        distance = torch.linalg.vector_norm(whitened, dim=1) / (math.sqrt(features.shape[1]) * self.reach)
-        grown = self.inside(whitened) * distance.clamp(min=1.0).square().unsqueeze(1)
-        energy, forces = grown.masked_fill(self.known.flatten() == 0, torch.nan).double().chunk(2, dim=1)
-        return energy, forces, distance.double()
+        lengths = torch.linalg.vector_norm(whitened, dim=1, dtype=torch.float64)  # which far away has no square in fp32
+        distance = lengths / (math.sqrt(features.shape[1]) * self.reach)
+        grown = self.inside(whitened).double() * distance.clamp(min=1.0).square().unsqueeze(1)
+        energy, forces = grown.masked_fill(self.known.flatten() == 0, torch.nan).chunk(2, dim=1)
+        return energy, forces, distance
 
     @torch.no_grad()
     def of_answers(self, features: Tensor, weights: Tensor, graph: AtomGraph) -> tuple[Tensor, Tensor, Tensor]:

@@ -27,6 +27,9 @@ Spread = Literal["none", "energy", "forces"]
 Network = Callable[[Tensor, AtomGraph], Tensor]
 Joint = Callable[[Tensor, Tensor, AtomGraph, Tensor], tuple[Tensor, Tensor, Tensor]]
 
+BOUND = 200.0
+"""eV, of what a network may say of an atom; in squeezed crystals with labels it is down to -150."""
+
 
 class Potential(Trunk):
     """A shared backbone, one branch per dataset, and the network that blends them by composition.
@@ -208,7 +211,7 @@ class Potential(Trunk):
         assert graph.branch is not None
         rows = graph.branch[graph.structure_of_atom] if self.atomwise else graph.branch
         own = network(vectors, graph) if network else self.own_branch(vectors, graph, evaluate)
-        return self._per_structure(own.double() * self.references.scales[rows], graph)
+        return self._per_structure(self._bounded(own.double() * self.references.scales[rows]), graph)
 
     def own_branch(self, vectors: Tensor, graph: AtomGraph, evaluate: Evaluator | None = None) -> Tensor:
         """(N,), or (G,) with ``readout="graph"``: the output of the branch that labelled each structure, unscaled."""
@@ -312,7 +315,19 @@ class Potential(Trunk):
         pooled = features if self.atomwise else sum_per_structure(features, graph)
         rows = wanted[graph.structure_of_atom] if wanted is not None and self.atomwise else wanted
         eps: Tensor = self.heads(pooled) if rows is None else self.heads.some(pooled, rows)
-        return eps.double() * self.references.scales
+        return self._bounded(eps.double() * self.references.scales)
+
+    def _bounded(self, eps: Tensor) -> Tensor:
+        """Energies of atoms (eV) between -2 and 2 :data:`BOUND`, as they are between -1 and 1.
+
+        Where atoms are nearer to each other than any data, a network may say anything; the repulsion of nuclei, which
+        knows no bounds, rules there.
+        """
+        if not self.atomwise:
+            return eps
+        far = eps.abs() > BOUND
+        beyond = torch.where(far, eps, 0.0).abs() - BOUND  # zero before anything overflows in the gradient
+        return torch.where(far, eps.sign() * BOUND * (1 + torch.tanh(beyond / BOUND)), eps)
 
     def _per_structure(self, eps: Tensor, graph: AtomGraph) -> Tensor:
         return sum_per_structure(eps, graph) if self.atomwise else eps

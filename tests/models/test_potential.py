@@ -8,7 +8,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, molecule
 
-from gfmpot.graph import AtomGraph, graph_from_atoms
+from gfmpot.graph import AtomGraph, edge_vectors, graph_from_atoms
 from gfmpot.models import (
     BranchInfo,
     HeadConfig,
@@ -17,6 +17,7 @@ from gfmpot.models import (
     UnsupportedElementsError,
 )
 from gfmpot.models.backbones.painn import PaiNNConfig
+from gfmpot.models.potential import BOUND
 from gfmpot.models.presets import preset, untrained
 
 METAL = BranchInfo("metal-pbe", "PBE", e0={"Cu": -3.0, "Al": -4.0, "O": -5.0}, alignment={"Cu": 0.1, "O": -0.2})
@@ -142,6 +143,34 @@ def test_references_stay_float64() -> None:
     model = potential().to(torch.float32)
     assert model.references.e0.dtype == torch.float64
     assert model(graph(OXYGEN)).energy.dtype == torch.float64
+
+
+@pytest.mark.parametrize("scale", [1.0, 2e4, 1e5, 1e30])
+def test_a_network_cannot_say_anything_of_an_atom(scale: float) -> None:
+    """As it is up to the bound, smoothly less beyond, and forces are still those of the energy."""
+    model, acid = potential(), graph(molecule("CH3COOH"))
+    features = model.atom_features(model.embedding(acid), edge_vectors(acid), acid)
+    with torch.no_grad():
+        model.heads.layers[-1].weight *= scale
+        model.heads.layers[-1].bias *= scale
+    said = model.heads(features) * model.references.scales
+    bounded = model.contributions(features, acid)
+    small = said.abs() <= BOUND
+    assert torch.equal(bounded[small], said[small])
+    assert bounded.abs().max() <= 2 * BOUND
+    assert torch.equal(bounded.sign(), said.sign())
+    assert torch.equal(bounded.abs()[~small] >= BOUND, torch.ones(int((~small).sum()), dtype=torch.bool))
+    assert bool(small.all()) == (scale == 1.0)
+    forces = model(acid, head="organic-gfn2").forces
+    assert forces is not None
+    for atom in range(3):
+        energies = []
+        for step in (1e-4, -1e-4):
+            moved = acid.replace(positions=acid.positions.clone())
+            moved.positions[atom, 0] += step
+            energies.append(model(moved, head="organic-gfn2").energy[0].item())
+        slope = (energies[0] - energies[1]) / 2e-4
+        assert forces[atom, 0].item() == pytest.approx(-slope, rel=1e-4, abs=1e-5)
 
 
 def test_graph_readout_has_no_energies_per_atom() -> None:
