@@ -325,9 +325,8 @@ class Potential(Trunk):
         """
         if not self.atomwise:
             return eps
-        far = eps.abs() > BOUND
-        beyond = torch.where(far, eps, 0.0).abs() - BOUND  # zero before anything overflows in the gradient
-        return torch.where(far, eps.sign() * BOUND * (1 + torch.tanh(beyond / BOUND)), eps)
+        size = eps.abs()
+        return torch.where(size > BOUND, eps.sign() * BOUND * (1 + torch.tanh(size / BOUND - 1)), eps)
 
     def _per_structure(self, eps: Tensor, graph: AtomGraph) -> Tensor:
         return sum_per_structure(eps, graph) if self.atomwise else eps
