@@ -142,12 +142,11 @@ def all_of(names: list[str], given: argparse.Namespace) -> list[dict[str, Any]]:
     """Every variant in a process of its own, some at a time; what the JSON file has is not repeated."""
     done = earlier(given)
     new = [name for name in names if name not in done["costs"]]
+    times = {name: milliseconds(name, given.data) for name in new}  # before others compute
     for name, seconds in apart(new, given, lambda _: ["--price"]):
-        done["costs"][name] = {"seconds_per_training_step": seconds}
-    for name in new:
-        done["costs"][name]["ms_per_step"] = milliseconds(name, given.data)
-        print(f"{name:16} {done['costs'][name]}", flush=True)
-    write(given.json, done)
+        done["costs"][name] = {"seconds_per_training_step": seconds, "ms_per_step": times[name]}
+        print(f"{name:16} {seconds:.3f} s per training step, {times[name]:.2f} ms per step of dynamics", flush=True)
+        write(given.json, done)
     for row in done["variants"]:
         show(row)
 
@@ -186,8 +185,8 @@ def earlier(given: argparse.Namespace) -> dict[str, Any]:
     if given.json is None or not given.json.exists():
         return {"minutes": given.minutes, "costs": {}, "variants": []}
     before: dict[str, Any] = json.loads(given.json.read_text())
-    if before["minutes"] != given.minutes:
-        raise SystemExit(f"{given.json} is of {before['minutes']} minutes, not {given.minutes}: give another file")
+    if before["minutes"] != given.minutes or "costs" not in before:
+        raise SystemExit(f"{given.json} is of other work ({before['minutes']:g} minutes each): give another file")
     return {key: before[key] for key in ("minutes", "costs", "variants")}
 
 

@@ -132,7 +132,7 @@ class Ladder:
         else:
             of_row = torch.full((len(x),), branch, device=x.device)
             eps = heads.select(x, of_row).double() * self.potential.references.scales[branch]
-        return sum_per_structure(eps, graph) if atomwise else eps
+        return sum_per_structure(self.potential.bounded(eps), graph) if atomwise else eps
 
     def _answer(self, energy: Tensor, vectors: Tensor, graph: AtomGraph, *, retain: bool = False) -> Answer:
         (gradient,) = torch.autograd.grad(energy.sum(), vectors, retain_graph=retain)

@@ -158,7 +158,7 @@ class BatchEvaluator:
                 return self.predictor(graph)
             except (ValueError, MemoryError) as error:
                 if alone:
-                    reasons[first] = str(error).removeprefix("structure 0 of the batch: ")
+                    reasons[first] = str(error)
                     return []
                 if isinstance(error, MemoryError):
                     self._most_edges = graph.n_edges // 2

@@ -10,7 +10,7 @@ from typing import Any, TypeAlias, overload
 import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms, FixCartesian
-from pymatgen.core import DummySpecies, Lattice, Molecule, SiteCollection, Structure
+from pymatgen.core import DummySpecies, Lattice, Molecule, Structure
 
 from gfmpot.calculators.ase import GFMCalculator
 from gfmpot.calculators.batched import BatchOptimizerName, relax_many
@@ -65,9 +65,10 @@ class GFMPotential:
         """Results of one structure, or of many in batches; keys as in ``GFMCalculator.results``.
 
         Raises:
+            TypeError: something else, e.g. the name of a file.
             ValueError: a structure that is disordered or that the model cannot answer for.
         """
-        if isinstance(structures, Structure | Molecule):
+        if isinstance(structures, Structure | Molecule | str | Path):
             return self.calculator.evaluate_many([to_atoms(structures)])[0]
         return self.calculator.evaluate_many([to_atoms(structure) for structure in structures])
 
@@ -203,9 +204,8 @@ def to_atoms(structure: AnyStructure) -> Atoms:
         InvalidStructureError: partial or mixed occupancy.
         TypeError: something else than a structure or molecule of pymatgen's.
     """
-    if not isinstance(structure, SiteCollection):
-        got = f"{type(structure).__name__} {structure!r}"
-        raise TypeError(f"expected a Structure or Molecule of pymatgen's, got {got[:100]}")
+    if not isinstance(structure, Structure | Molecule):
+        raise TypeError(f"expected a Structure or Molecule of pymatgen's, got {type(structure).__name__}")
     if not structure.is_ordered:
         site = next(i for i, s in enumerate(structure) if not s.is_ordered)
         raise InvalidStructureError(

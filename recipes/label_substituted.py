@@ -138,20 +138,16 @@ def structures_of(molecule: Molecule, rng: np.random.Generator) -> list[tuple[Fl
 
     atoms = Atoms(molecule.numbers, molecule.positions)
     atoms.calc = TBLite(method="GFN2-xTB", charge=molecule.charge, multiplicity=1, verbosity=0)
-    way: list[tuple[Floats, float, Floats]] = []
-
-    def keep() -> None:
-        way.append((atoms.positions.copy(), float(atoms.get_potential_energy()), atoms.get_forces()))
-
+    way: list[Floats] = []
     try:
         with BFGS(atoms, logfile=None, maxstep=0.1) as relaxation:
-            relaxation.attach(keep)
+            relaxation.attach(lambda: way.append(atoms.positions.copy()))
             relaxation.run(fmax=0.05, steps=STEPS)
-        chosen = [way[k][0] for k in sorted({*np.linspace(0, len(way) - 1, ON_THE_WAY).astype(int).tolist()})]
+        kept = [way[k] for k in sorted({*np.linspace(0, len(way) - 1, ON_THE_WAY).astype(int).tolist()})]
         end = atoms.positions.copy()
-        chosen += [end + rng.normal(scale=rng.uniform(0.0, RATTLE), size=end.shape) for _ in range(AT_THE_END)]
+        kept += [end + rng.normal(scale=rng.uniform(0.0, RATTLE), size=end.shape) for _ in range(AT_THE_END)]
         found = []
-        for positions in chosen:
+        for positions in kept:
             atoms.positions = positions.astype(np.float32)
             found.append((atoms.positions.copy(), float(atoms.get_potential_energy()), atoms.get_forces()))
     except RuntimeError:  # of tblite

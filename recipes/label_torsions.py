@@ -149,7 +149,7 @@ def chosen(source: Path, structures: int, seed: int, wanted: Callable[[Frame], b
         if frame is not None and wanted(frame):
             sizes.setdefault(int((frame.numbers > 1).sum()), []).append(frame)
     if not sizes:
-        raise SystemExit(f"error: {source} has no molecules of the kind")
+        raise SystemExit(f"error: {source} has no molecules that could be changed")
     groups = [sizes[size] for size in sorted(sizes)]
     return [groups[k % len(groups)][rng.integers(len(groups[k % len(groups)]))] for k in range(structures)]
 

@@ -168,7 +168,8 @@ def _require_labels(path: Path, data: FrameSet, names: set[str], labels: Labels)
     if len(absent) < len(named) and not asked:
         return
     what = " and no ".join(asked) or "energy, forces or stress to compare with"
-    hint = f"; it has {', '.join(sorted(names))}, which --energy-key and --forces-key may name" if names else ""
+    keys = "--energy-key, --forces-key and --stress-key"
+    hint = f"; it has {', '.join(sorted(names))}, which {keys} may name" if names else ""
     raise ValueError(f"{path}: there is no {what}{hint}")
 
 

@@ -14,6 +14,7 @@ from gfmpot.cli import options, output
 from gfmpot.cli.console import clean_errors, note, report, table
 from gfmpot.cli.structures import Failure, Frame, read_all
 from gfmpot.config import did_you_mean
+from gfmpot.testing.structures import has_volume
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -76,7 +77,8 @@ def relax(
         options.tell_choice(calculator)
         if rows:
             table(COLUMNS, rows)
-        if rows:
+            if cell and (flat := sum(not has_volume(frame.atoms) for frame in frames)):
+                note(f"{flat} without a volume, of which positions alone were relaxed")
             note(f"wrote {out}" if out else "the final structures were not written; -o FILE writes them")
         report([*failures, *filter(None, (_failure(frame, ends[i]) for i, frame in enumerate(frames)))])
 
@@ -102,7 +104,6 @@ def _one_by_one(
     settings: Mapping[str, Any],
 ) -> Ends:
     from gfmpot.calculators.relaxation import relax
-    from gfmpot.testing.structures import has_volume
 
     for place, (frame, name) in enumerate(zip(frames, names, strict=True)):
         frame.atoms.calc = calculator
@@ -124,7 +125,6 @@ def _together(
 ) -> Ends:
     from gfmpot.calculators.batch_progress import progress_bar
     from gfmpot.calculators.batched import relax_as_done
-    from gfmpot.testing.structures import has_volume
 
     starts = [frame.atoms for frame in frames]
     own = {**settings, "cell": [settings["cell"] and has_volume(atoms) for atoms in starts]}

@@ -65,7 +65,7 @@ def _read(file: Path, index: str = ":") -> Iterator[Frame | Failure]:
         yield Failure(str(file), f"no such file{similar_name(file)}")
         return
     if file.is_dir() and file.suffix != ".bundle":
-        yield Failure(str(file), "is a folder; give the files in it, as FOLDER/*")
+        yield Failure(str(file), "is a folder; give files of structures, e.g. FOLDER/*")
         return
     count = 0
     try:

@@ -190,7 +190,8 @@ class Predictor(InBatches[Results]):
             doubts = {branch.name: doubt for branch in answering if (doubt := _doubt(branch, *state))}
             if doubts:
                 self._states_warned.add(state)
-                advise(f"{', '.join(doubts)} {next(iter(doubts.values()))}; the answer is a guess")
+                said = "; ".join(f"{name} {doubt}" for name, doubt in doubts.items())
+                advise(f"{said}; the answer is a guess")
 
 
 def _doubt(branch: BranchInfo, charge: int, spin: int) -> str | None:

@@ -48,8 +48,7 @@ class BranchWeightMLP(nn.Module):
         silent = bias <= SILENT / 2
         called = silent.clone()
         called[list(but)] = False
-        if not silent.all():
-            bias[called] = bias[~silent].mean()
+        bias[called] = 0.0 if silent.all() else bias[~silent].mean()
 
 
 def masked_softmax(logits: Tensor, supported: Tensor) -> Tensor:

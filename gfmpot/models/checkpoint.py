@@ -44,7 +44,7 @@ def _with_states(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
     """Before version 4, branches did not say which charges had come with which multiplicities."""
     branches = [dict(branch) for branch in header.get("branches", [])]
     for branch in branches:
-        spins = branch.pop("spins", None) or [0]
+        spins = branch.pop("spins", None) or range(8)  # not known: all that there may be
         branch["states"] = [[charge, spin] for charge in branch.pop("charges", [0]) for spin in spins]
     return {**header, **({"branches": branches} if branches else {})}, tensors
 

@@ -211,7 +211,7 @@ class Potential(Trunk):
         assert graph.branch is not None
         rows = graph.branch[graph.structure_of_atom] if self.atomwise else graph.branch
         own = network(vectors, graph) if network else self.own_branch(vectors, graph, evaluate)
-        return self._per_structure(self._bounded(own.double() * self.references.scales[rows]), graph)
+        return self._per_structure(self.bounded(own.double() * self.references.scales[rows]), graph)
 
     def own_branch(self, vectors: Tensor, graph: AtomGraph, evaluate: Evaluator | None = None) -> Tensor:
         """(N,), or (G,) with ``readout="graph"``: the output of the branch that labelled each structure, unscaled."""
@@ -315,18 +315,19 @@ class Potential(Trunk):
         pooled = features if self.atomwise else sum_per_structure(features, graph)
         rows = wanted[graph.structure_of_atom] if wanted is not None and self.atomwise else wanted
         eps: Tensor = self.heads(pooled) if rows is None else self.heads.some(pooled, rows)
-        return self._bounded(eps.double() * self.references.scales)
+        return self.bounded(eps.double() * self.references.scales)
 
-    def _bounded(self, eps: Tensor) -> Tensor:
+    def bounded(self, eps: Tensor) -> Tensor:
         """Energies of atoms (eV) between -2 and 2 :data:`BOUND`, as they are between -1 and 1.
 
-        Where atoms are nearer to each other than any data, a network may say anything; the repulsion of nuclei, which
-        knows no bounds, rules there.
+        Where atoms are nearer to each other than any data, a network may say anything. A bound limits how deep false
+        minima are, and lets the repulsion of nuclei, which has none, rule where that is larger.
         """
         if not self.atomwise:
             return eps
-        size = eps.abs()
-        return torch.where(size > BOUND, eps.sign() * BOUND * (1 + torch.tanh(size / BOUND - 1)), eps)
+        far = eps.abs() > BOUND
+        beyond = torch.where(far, eps, 0.0).abs() / BOUND - 1  # NaN of a branch that has no say stays out of gradients
+        return torch.where(far, eps.sign() * BOUND * (1 + torch.tanh(beyond)), eps)
 
     def _per_structure(self, eps: Tensor, graph: AtomGraph) -> Tensor:
         return sum_per_structure(eps, graph) if self.atomwise else eps

@@ -40,7 +40,8 @@ class WeightConfig:
     from, which is the paper's one-hot assignment."""
 
     structures: int = 1500
-    """Per branch and split, for alignment and weights, and for the errors of the finished model."""
+    """Per branch and split, for alignment and weights, and for the errors of the finished model; estimates of errors
+    learn from more."""
 
     silent: tuple[str, ...] = ()
     """Branches that neither teach nor answer, but where no other has the elements: of a composition that two theories

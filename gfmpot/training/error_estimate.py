@@ -6,7 +6,7 @@ import copy
 import dataclasses
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -27,8 +27,9 @@ EDGE = 0.9999
 """Share of the training atoms of a branch that lie inside, for the median of the branches: one with violent structures
 is no measure for the others."""
 
-CHOOSING = 5
-"""The first fifth of the structures chooses among steps and is not fitted to: neighbours are often of one group."""
+CHOOSING, BLOCKS = 5, 50
+"""Every fifth of so many blocks of structures chooses among steps and is not fitted to: neighbours are often of one
+group, so that single structures would choose what is learnt by heart."""
 
 FEWEST = 2 * CHOOSING
 """Labelled structures without which the errors of a branch stay unknown."""
@@ -50,6 +51,12 @@ class Observed:
     def labelled(self) -> tuple[int, int]:
         """Structures with an energy, and those with forces."""
         return int(self.energy.isfinite().sum()), len(torch.unique(self.structure[self.forces.isfinite()]))
+
+    def of(self, structures: Tensor) -> Observed:
+        """Some of the structures (S,) bool."""
+        atoms, place = structures[self.structure], structures.cumsum(0) - 1
+        own = place[self.structure[atoms]]
+        return Observed(self.features[atoms], own, self.energy[structures], self.forces[atoms])
 
     @classmethod
     def join(cls, parts: Sequence[Observed]) -> Observed:
@@ -121,12 +128,10 @@ def _in_batches(potential: Potential, graphs: Iterable[AtomGraph]) -> Iterator[t
             features = potential.atom_features(initial, vectors, graph, evaluate)
             features, energy = features.cpu(), (prediction.energy - graph.energy).abs().cpu()
             forces = torch.linalg.vector_norm(prediction.forces - graph.forces, dim=1).cpu()
-        structure, branch = graph.structure_of_atom.cpu(), graph.branch.cpu()
+        observed = Observed(features, graph.structure_of_atom.cpu(), energy, forces)
+        branch = graph.branch.cpu()
         for b in torch.unique(branch).tolist():
-            own = branch == b
-            atoms = own[structure]
-            place = own.cumsum(0) - 1
-            yield b, Observed(features[atoms], place[structure[atoms]], energy[own], forces[atoms])
+            yield b, observed.of(branch == b)
 
 
 def _fit_distance(estimate: ErrorEstimate, features: Sequence[Tensor]) -> None:
@@ -148,42 +153,44 @@ def _fit_distance(estimate: ErrorEstimate, features: Sequence[Tensor]) -> None:
 
 def _fit_network(estimate: ErrorEstimate, observed: dict[int, Observed]) -> None:
     """By the likelihood of the errors if they are exponentially distributed; the best step on a part is kept."""
-    inputs = {b: estimate.whitened(o.features) for b, o in observed.items()}
-    choosing = {b: torch.arange(len(o.energy)) < len(o.energy) / CHOOSING for b, o in observed.items()}
+    fitted, chosen = {}, {}
+    for b, one in observed.items():
+        inputs = replace(one, features=estimate.whitened(one.features))
+        choosing = _choosing(len(one.energy))
+        fitted[b], chosen[b] = inputs.of(~choosing), inputs.of(choosing)
     first, activation, last = estimate.network
     thinned = nn.Sequential(first, activation, nn.Dropout(DROPOUT), last)  # a few thousand structures are little
     optimizer = torch.optim.AdamW(thinned.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
     best, kept = torch.inf, copy.deepcopy(estimate.network.state_dict())
     for _ in range(STEPS):
         with torch.no_grad():
-            chosen = _loss(estimate.network, inputs, observed, choosing)
-        if float(chosen) < best:
-            best, kept = float(chosen), copy.deepcopy(estimate.network.state_dict())
+            value = float(_loss(estimate.network, chosen))
+        if value < best:
+            best, kept = value, copy.deepcopy(estimate.network.state_dict())
         optimizer.zero_grad()
-        fitted = _loss(thinned, inputs, observed, {b: ~rows for b, rows in choosing.items()})
-        fitted.backward()  # type: ignore[no-untyped-call]
+        _loss(thinned, fitted).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     estimate.network.load_state_dict(kept)
 
 
-def _loss(
-    network: nn.Module, inputs: dict[int, Tensor], observed: dict[int, Observed], rows: dict[int, Tensor]
-) -> Tensor:
-    """Mean over branches, of some of their structures (S,) bool."""
-    return torch.stack([_surprises(network, b, inputs[b], o, rows[b]) for b, o in observed.items()]).mean()
+def _choosing(structures: int) -> Tensor:
+    """(S,) bool, which of them choose."""
+    return torch.arange(structures) // max(1, structures // BLOCKS) % CHOOSING == 0
 
 
-def _surprises(network: nn.Module, branch: int, inputs: Tensor, observed: Observed, rows: Tensor) -> Tensor:
-    """Of energies and forces of one branch."""
-    energy, forces = bounded(network(inputs)).double().chunk(2, dim=1)
-    shares = torch.zeros_like(observed.energy).index_add(0, observed.structure, energy[:, branch])
-    atoms = rows[observed.structure]
-    return _surprise(shares, observed.energy, rows) + _surprise(forces[:, branch], observed.forces, atoms)
+def _loss(network: nn.Module, observed: dict[int, Observed]) -> Tensor:
+    """Of structures with whitened features, mean over branches."""
+    losses = []
+    for branch, one in observed.items():
+        energy, forces = bounded(network(one.features)).double().chunk(2, dim=1)
+        shares = torch.zeros_like(one.energy).index_add(0, one.structure, energy[:, branch])
+        losses.append(_surprise(shares, one.energy) + _surprise(forces[:, branch], one.forces))
+    return torch.stack(losses).mean()
 
 
-def _surprise(expected: Tensor, errors: Tensor, rows: Tensor) -> Tensor:
-    """Mean of the negative logarithm of the likelihood over the labelled ones of some rows; 0 if there are none."""
-    rows = rows & errors.isfinite()  # before anything is computed: a NaN would spoil the gradients of all
-    if not rows.any():
+def _surprise(expected: Tensor, errors: Tensor) -> Tensor:
+    """Mean of the negative logarithm of the likelihood over labelled ones; 0 if there are none."""
+    known = errors.isfinite()  # before anything is computed: a NaN would spoil the gradients of all
+    if not known.any():
         return 0.0 * expected.sum()
-    return (expected[rows].log() + errors[rows] / expected[rows]).mean()
+    return (expected[known].log() + errors[known] / expected[known]).mean()

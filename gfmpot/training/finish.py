@@ -83,7 +83,8 @@ def estimating(potential: Potential, corpora: Sequence[BranchCorpus], structures
     Args:
         potential: whose branches are trained.
         corpora: their data, in the order of the branches.
-        structures: of each branch that it was trained on, at most; of others, all there are up to :data:`MOST`.
+        structures: of each branch that it was trained on, at most. Of those that it was not trained on, its share of
+            :data:`MOST`: errors are learnt from few, and more are better.
         launch: this rank's place.
     """
     alone, state = Launch(), [None]

@@ -27,7 +27,6 @@ def names(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Elastic strain-stress fits", RuntimeWarning)  # of what is zero by symmetry
         patch.chdir(tmp_path_factory.mktemp("properties"))
-        patch.setenv("OMP_NUM_THREADS", "1")
         run((block for block in SHOWN if needs(block) <= there), found, gfmpot)
     return found
 
@@ -37,7 +36,9 @@ def test_every_block_runs(names: dict[str, Any]) -> None:
     assert names["modulus"] / GPa == pytest.approx(160, abs=25)
     assert names["volume"] ** (1 / 3) == pytest.approx(18.9 ** (1 / 3), rel=0.02)
     assert names["vibrations"].get_frequencies().real[-3:] == pytest.approx([1595, 3657, 3756], rel=0.12)
-    assert names["barrier"] == pytest.approx(0.7, abs=0.2)
+    assert names["barrier"] == pytest.approx(0.7, abs=0.2)  # measured: 0.70 eV
+    assert names["vacancy"] == pytest.approx(0.75, abs=0.3)  # PBE: 1.05 eV; too low, as CHGNet's
+    assert 0.2 < names["dehydration"] < 1.5
     assert names["run"].nsteps == 100
 
 

@@ -74,10 +74,13 @@ def test_convert_describe_verify(call: Call, file: Path, tmp_path: Path) -> None
 def test_describe_files_of_a_dataset(call: Call, file: Path) -> None:
     frames = springs()
     frames[3].calc.results["energy"] = np.inf
+    frames[4].info.update(charge=-1, spin=2)
+    frames[5].info.update(charge=-1, spin=4)
     write(file, frames)
     output = call("data", "describe", file, "--source", "extxyz", "--set", "group_by=formula").output
     assert "springs.extxyz, structure 3: the energy is inf" in output
     assert "59" in output
+    assert "-1 (2, 4), 0 (not stated)" in output
     assert "root mean square force component" in output
     assert "15" in call("data", "describe", file, "--source", "extxyz", "--limit", 15).output
     assert "say who reads them: --source" in call("data", "describe", file, code=2).output

@@ -304,7 +304,7 @@ def test_labels_by_other_names(evaluate, tiny_model: Path) -> None:
         atoms.info["REF_energy"], atoms.arrays["REF_forces"] = results["energy"], results["forces"]
     write("a.extxyz", frames)
     _, said = evaluate("a.extxyz", "--head", "solids-pbe", code=2)
-    assert "it has REF_energy, REF_forces, which --energy-key and --forces-key may name" in said
+    assert "it has REF_energy, REF_forces, which --energy-key, --forces-key and --stress-key may name" in said
     keys = ("--energy-key", "REF_energy", "--forces-key", "REF_forces")
     (row,), _ = evaluate("a.extxyz", "--head", "solids-pbe", *keys)
     assert row["energy_mae"] == pytest.approx(ENERGY, abs=1e-6)

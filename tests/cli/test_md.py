@@ -174,7 +174,7 @@ def test_mistakes(md, start: Path, arguments: list[str], message: str) -> None:
 
 def test_a_start_that_cannot_be_read(md, tmp_path: Path) -> None:
     assert "error: gone.cif: no such file" in md("gone.cif", code=2).stderr
-    assert "error: .: is a folder; give the files in it" in md(".", code=2).stderr
+    assert "error: .: is a folder; give files of structures" in md(".", code=2).stderr
     (tmp_path / "POSCAR2").write_text("nonsense")
     (tmp_path / "empty.xyz").write_text("")
     assert "error: POSCAR2: " in md("POSCAR2", code=2).stderr

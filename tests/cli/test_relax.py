@@ -111,7 +111,8 @@ def test_molecules_have_no_volume(relax) -> None:
 @pytest.mark.parametrize("engine", ["ase", "batched"])
 def test_cells_are_relaxed_of_what_has_some(relax, engine: str) -> None:
     write("a.extxyz", [molecule("H2O"), solid()])
-    relax("a.extxyz", "--cell", "--engine", engine, "--fmax", "100", "-o", "b.extxyz")
+    result = relax("a.extxyz", "--cell", "--engine", engine, "--fmax", "100", "-o", "b.extxyz")
+    assert "1 without a volume, of which positions alone were relaxed" in result.stderr
     assert [atoms.pbc.any() for atoms in read("b.extxyz", ":")] == [False, True]
 
 

@@ -123,6 +123,8 @@ def test_charges_and_multiplicities_of_before_may_all_have_met(file: Path) -> No
     assert branch.pop("states") == [[-1, 2], [0, 1]]
     old = rewritten(file, version="3", branches=[{**branch, "charges": [-1, 0], "spins": [1, 2]}])
     assert load(old).branches[0].states == ((-1, 1), (-1, 2), (0, 1), (0, 2))
+    old = rewritten(file, version="3", branches=[{**branch, "charges": [1]}])
+    assert load(old).branches[0].states == tuple((1, spin) for spin in range(8))
 
 
 def test_unknown_settings(file: Path) -> None:

@@ -13,10 +13,13 @@ from qm9_tables import write_qm9
 
 from gfmpot.data.frame import Frame
 from gfmpot.data.frames import FrameSet
+from gfmpot.recipes import label_substituted
+from gfmpot.recipes._labelling import Job
 from gfmpot.recipes.label_substituted import (
     Molecule,
     deprotonated,
     halogenated,
+    label,
     main,
     protonated,
     structures_of,
@@ -91,6 +94,21 @@ def test_structures_have_the_labels_of_their_own_charge() -> None:
     assert min(energies) == min(energies[:3])  # relaxed
 
 
+def test_violent_structures_and_those_of_benchmarks_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = Molecule(frame("CH4").numbers, frame("CH4").positions * 0.85, 0)
+    forces = [np.linalg.norm(found, axis=1).max() for _, _, found in structures_of(made, np.random.default_rng(0))]
+    monkeypatch.setattr(label_substituted, "MAX_FORCE", 0.99 * max(forces))
+    calmer = structures_of(made, np.random.default_rng(0))
+    assert len(calmer) == len(forces) - 1
+    monkeypatch.setattr(label_substituted, "CHANGES", (halogenated,))
+    monkeypatch.setattr(label_substituted, "HALOGENS", np.array([17, 17, 17]))
+    methane = frame("CH4")
+    rows = label(Job(Path(), [methane] * 12, 0, 0))
+    found = {Atoms(row["numbers"]).get_chemical_formula() for row in rows}
+    assert "CCl4" in found
+    assert "CH3Cl" not in found
+
+
 def test_what_falls_apart_is_left_out() -> None:
     far = Molecule(np.array([1, 1]), np.array([[0.0, 0, 0], [0, 0, 3.0]]), 0)
     assert not whole(far.numbers, far.positions)
@@ -100,11 +118,11 @@ def test_what_falls_apart_is_left_out() -> None:
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = write_qm9(tmp_path / "qm9", 12)
     out = tmp_path / "more.npz"
-    options = ["--qm9", str(source), "--out", str(out), "--structures", "8", "--workers", "1"]
+    options = ["--qm9", str(source), "--out", str(out), "--structures", "16", "--workers", "1"]
     monkeypatch.setattr(sys, "argv", ["label_substituted.py", *options])
     main()
     frames = FrameSet.from_npz(out)
     assert {spin for _, spin in frames.states()} == {1}
-    assert {charge for charge, _ in frames.states()} <= {-1, 0, 1}
+    assert {charge for charge, _ in frames.states()} == {-1, 0, 1}
     assert np.isfinite(frames.energy).all()
     assert frames.largest_force().max() < 15

@@ -184,6 +184,16 @@ def test_giving_all_a_say_is_taken_back_if_it_does_not_help(model: Potential) ->
         assert torch.equal(tensor, before[name])
 
 
+def test_silent_branches_stay_silent_whoever_was_before(model: Potential) -> None:
+    """Also if the other branch was silent, as one that was added is."""
+    known = answered_by(model, 1, graphs(model, 6))
+    for others in (0.0, SILENT):
+        model.weights.layers[-1].bias.data[:] = others
+        train_branch_weights(model, known, known, WeightConfig(epochs=2, silent=(model.branch_names[0],)))
+        weights = torch.softmax(model.weights(torch.rand(5, 118)), dim=1)
+        assert torch.equal(weights[:, 0], torch.zeros(5, dtype=torch.float64))
+
+
 def test_progress_is_told_and_the_precision_stays(model: Potential) -> None:
     heard: list[tuple[str, float, str]] = []
     known = graphs(model, 4)

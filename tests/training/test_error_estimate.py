@@ -19,7 +19,7 @@ from gfmpot.models import BranchInfo, HeadConfig, Potential, PotentialConfig, lo
 from gfmpot.models.backbones.painn import PaiNNConfig
 from gfmpot.models.potential import rebuilt
 from gfmpot.training.calibration import Estimated, estimated_errors
-from gfmpot.training.error_estimate import with_error_estimate
+from gfmpot.training.error_estimate import BLOCKS, CHOOSING, FEWEST, Observed, _choosing, with_error_estimate
 
 CUTOFF = 4.0
 NOISE = {"Cu": 0.01, "Al": 0.10}
@@ -65,6 +65,34 @@ def labelled(model: Potential, n: int, seed: int) -> Iterator[AtomGraph]:
 def model() -> Potential:
     plain = untrained()
     return with_error_estimate(plain, labelled(plain, 40, 1), labelled(plain, 200, 2))
+
+
+def test_neighbours_choose_together() -> None:
+    for structures in (FEWEST, 43, 5_000):
+        choosing = _choosing(structures)
+        assert 0.15 < choosing.double().mean() < 0.25
+        changes = int((choosing[1:] != choosing[:-1]).sum())
+        assert changes <= 2 * BLOCKS / CHOOSING + 1
+
+
+def test_some_structures_of_many() -> None:
+    rng = torch.Generator().manual_seed(0)
+    structure = torch.tensor([0, 0, 1, 2, 2, 2])
+    whole = Observed(torch.rand(6, 3, generator=rng), structure, torch.arange(3.0), torch.arange(6.0))
+    part = whole.of(torch.tensor([True, False, True]))
+    assert torch.equal(part.features, whole.features[[0, 1, 3, 4, 5]])
+    assert part.structure.tolist() == [0, 0, 1, 1, 1]
+    assert part.energy.tolist() == [0.0, 2.0]
+    assert part.forces.tolist() == [0.0, 1.0, 3.0, 4.0, 5.0]
+
+
+def test_estimates_are_finite_where_squares_are_not(model: Potential) -> None:
+    assert model.errors is not None
+    features = torch.full((2, model.backbone.out_features), 1e25)
+    energy, forces, distance = model.errors(features)
+    assert distance.isfinite().all()
+    assert energy[:, 0].isfinite().all()
+    assert forces[:, 0].min() > 1e40
 
 
 def test_errors_are_found(model: Potential) -> None:
