@@ -33,6 +33,7 @@ from gfmpot.config import from_mapping
 from gfmpot.graph import graph_from_atoms
 from gfmpot.inference import Predictor
 from gfmpot.training.config import TrainConfig
+from gfmpot.training.report_style import CYCLE, MAIN, panels, style
 from gfmpot.training.trainer import Trainer
 
 BASE = {
@@ -199,19 +200,38 @@ def show(row: dict[str, Any]) -> None:
     print(f"{row['variant']:14} {cost}; {'; '.join(errors)}", flush=True)
 
 
+SIDES = ((0, 6, "center", "bottom"), (0, -6, "center", "top"), (7, 0, "left", "center"), (-7, 0, "right", "center"))
+"""Of a point, where its name may stand: points of the page, and how the text is aligned to them."""
+
+
 def draw(rows: list[dict[str, Any]], path: Path) -> None:
     """Errors over cost, one panel per branch."""
-    import matplotlib.pyplot as plt
+    with style():
+        figure, axes = panels(len(BRANCHES), len(BRANCHES), 3.6)
+        for axis, branch in zip(axes, BRANCHES, strict=True):
+            points = {row["variant"]: (row["ms_per_step"], 100 * row[branch]["forces_relative"]) for row in rows}
+            for name, at in points.items():
+                axis.plot(*at, "o", color=CYCLE[1] if name == "default" else MAIN)
+            axis.set(xlabel="ms per step of 64 atoms", ylabel="force error (% of the mean force)", title=branch)
+            axis.margins(0.15)
+            name_points(axis, points)
+        figure.savefig(path)
 
-    figure, panels = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for panel, branch in zip(panels, BRANCHES, strict=True):
-        for row in rows:
-            at = (row["ms_per_step"], 100 * row[branch]["forces_relative"])
-            panel.plot(*at, "o", color="C3" if row["variant"] == "default" else "C0")
-            panel.annotate(row["variant"], at, xytext=(5, 3), textcoords="offset points", fontsize=8)
-        panel.set(xlabel="ms per step of 64 atoms", ylabel="force error (% of the mean force)", title=branch)
-        panel.margins(x=0.2)
-    figure.savefig(path, dpi=150)
+
+def name_points(axis: Any, points: dict[str, tuple[float, float]]) -> None:
+    """Names beside their points, on the first side where they cover neither a point nor another name."""
+    axis.figure.canvas.draw()  # or places on the page are not known
+    dots = axis.transData.transform(list(points.values()))
+    covered: list[Any] = []
+    for name, at in points.items():
+        for *offset, across, up in SIDES:
+            text = axis.annotate(name, at, offset, textcoords="offset points", ha=across, va=up, fontsize=8)
+            box = text.get_window_extent()
+            if not box.count_contains(dots) and not box.count_overlaps(covered):
+                break
+            if (*offset, across, up) != SIDES[-1]:
+                text.remove()
+        covered.append(box)
 
 
 def main() -> None:

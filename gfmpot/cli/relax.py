@@ -14,7 +14,6 @@ from gfmpot.cli import options, output
 from gfmpot.cli.console import clean_errors, note, report, table
 from gfmpot.cli.structures import Failure, Frame, read_all
 from gfmpot.config import did_you_mean
-from gfmpot.testing.structures import has_volume
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -58,6 +57,8 @@ def relax(
     The exit code is 1 if a structure could not be read or relaxed, or did not converge.
     """
     with clean_errors():
+        from gfmpot.testing.structures import has_volume
+
         _check(engine, optimizer, fmax, steps)
         entries = list(read_all(files))
         frames = [entry for entry in entries if isinstance(entry, Frame)]
@@ -66,10 +67,11 @@ def relax(
         if trajectory is not None:
             trajectory.mkdir(parents=True, exist_ok=True)
         calculator = options.build_calculator(model, head, precision, device, charge, spin, tolerance)
-        settings = {"cell": cell, "fmax": fmax, "steps": steps, "optimizer": optimizer}
+        cells = [cell and has_volume(frame.atoms) for frame in frames]
+        settings = {"fmax": fmax, "steps": steps, "optimizer": optimizer}
         ends: dict[int, _End | Failure] = {}
         with finals:
-            for place, end in ENGINES[engine](frames, names, calculator, trajectory, settings):
+            for place, end in ENGINES[engine](frames, names, cells, calculator, trajectory, settings):
                 ends[place] = end
                 if isinstance(end, _End):
                     finals.add(place, names[place], end.after)
@@ -77,8 +79,8 @@ def relax(
         options.tell_choice(calculator)
         if rows:
             table(COLUMNS, rows)
-            if cell and (flat := sum(not has_volume(frame.atoms) for frame in frames)):
-                note(f"{flat} without a volume, of which positions alone were relaxed")
+            if cell and not all(cells):
+                note(f"{cells.count(False)} without a volume, of which positions alone were relaxed")
             note(f"wrote {out}" if out else "the final structures were not written; -o FILE writes them")
         report([*failures, *filter(None, (_failure(frame, ends[i]) for i, frame in enumerate(frames)))])
 
@@ -99,17 +101,18 @@ Ends: TypeAlias = Iterator["tuple[int, _End | Failure]"]
 def _one_by_one(
     frames: Sequence[Frame],
     names: Sequence[str],
+    cells: Sequence[bool],
     calculator: GFMCalculator,
     trajectory: Path | None,
     settings: Mapping[str, Any],
 ) -> Ends:
     from gfmpot.calculators.relaxation import relax
 
-    for place, (frame, name) in enumerate(zip(frames, names, strict=True)):
+    for place, (frame, name, cell) in enumerate(zip(frames, names, cells, strict=True)):
         frame.atoms.calc = calculator
-        own = {**settings, "cell": settings["cell"] and has_volume(frame.atoms)}
+        steps = trajectory and trajectory / f"{name}.traj"
         try:
-            found = relax(frame.atoms, trajectory=trajectory and trajectory / f"{name}.traj", **own)
+            found = relax(frame.atoms, cell=cell, trajectory=steps, **settings)
         except ValueError as error:
             yield place, Failure(str(frame), str(error))
         else:
@@ -119,6 +122,7 @@ def _one_by_one(
 def _together(
     frames: Sequence[Frame],
     names: Sequence[str],
+    cells: Sequence[bool],
     calculator: GFMCalculator,
     trajectory: Path | None,
     settings: Mapping[str, Any],
@@ -127,9 +131,10 @@ def _together(
     from gfmpot.calculators.batched import relax_as_done
 
     starts = [frame.atoms for frame in frames]
-    own = {**settings, "cell": [settings["cell"] and has_volume(atoms) for atoms in starts]}
     with progress_bar(len(frames), shown=True) as bar:
-        for place, found in relax_as_done(starts, calculator, trajectories=trajectory, names=names, **own):
+        for place, found in relax_as_done(
+            starts, calculator, cell=cells, trajectories=trajectory, names=names, **settings
+        ):
             bar.advance(1)
             bar.tell(found.converged)
             failure = Failure(str(frames[place]), found.error or "")

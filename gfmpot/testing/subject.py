@@ -196,7 +196,18 @@ def _scale_forces(potential: Potential) -> None:
             parameter.mul_(RANDOM_FORCE / largest)
 
 
+_NEUTRAL = tuple((0, spin) for spin in range(8))
 _BRANCHES = (
-    BranchInfo("first-x", e0={s: 0.1 * i for i, s in enumerate(("H", "C", "N", "O", "Na", "Mg", "Cl", "Cu"))}),
-    BranchInfo("second-y", e0={"H": 1.0, "C": -2.0, "O": 0.5, "Cu": 0.0}, alignment={"H": -0.2, "Cu": 0.1}, scale=2.0),
+    BranchInfo(
+        "first-x",
+        e0={s: 0.1 * i for i, s in enumerate(("H", "C", "N", "O", "Na", "Mg", "Cl", "Cu"))},
+        states=_NEUTRAL,
+    ),
+    BranchInfo(
+        "second-y",
+        e0={"H": 1.0, "C": -2.0, "O": 0.5, "Cu": 0.0},
+        alignment={"H": -0.2, "Cu": 0.1},
+        scale=2.0,
+        states=_NEUTRAL,
+    ),
 )

@@ -144,6 +144,7 @@ def charged(state: Any, charge: list[float], spin: list[float]) -> Any:
     return state
 
 
+@pytest.mark.filterwarnings("ignore:.* never saw multiplicity 1 of total charge")
 def test_charge_and_spin_of_states(model: TorchSimModel, calculator: GFMCalculator) -> None:
     structures = [molecule("H2O"), molecule("H2O"), molecule("CH3O")]
     state = charged(state_of(structures), [0, 1, -1], [0, 2, 1])
