@@ -219,19 +219,21 @@ def draw(rows: list[dict[str, Any]], path: Path) -> None:
 
 
 def name_points(axis: Any, points: dict[str, tuple[float, float]]) -> None:
-    """Names beside their points, on the first side where they cover neither a point nor another name."""
-    axis.figure.canvas.draw()  # or places on the page are not known
+    """Names beside their points, on the first side where they cover nothing, if there is one."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+    FigureCanvasAgg(axis.figure).draw()  # or places on the page are not known
     dots = axis.transData.transform(list(points.values()))
-    covered: list[Any] = []
+    taken: list[Any] = []
     for name, at in points.items():
-        for *offset, across, up in SIDES:
-            text = axis.annotate(name, at, offset, textcoords="offset points", ha=across, va=up, fontsize=8)
-            box = text.get_window_extent()
-            if not box.count_contains(dots) and not box.count_overlaps(covered):
+        for x, y, across, up in SIDES:
+            text = axis.annotate(name, at, (x, y), textcoords="offset points", ha=across, va=up, fontsize=8)
+            box = text.get_window_extent().padded(1)
+            free = not any(box.contains(*dot) for dot in dots) and not any(map(box.overlaps, taken))
+            if free or (x, y, across, up) == SIDES[-1]:
                 break
-            if (*offset, across, up) != SIDES[-1]:
-                text.remove()
-        covered.append(box)
+            text.remove()
+        taken.append(box)
 
 
 def main() -> None:
