@@ -9,7 +9,6 @@ labelled are kept beside FILE until it is whole; the same command goes on after 
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from typing import NamedTuple
 
 import numpy as np
@@ -17,16 +16,10 @@ from ase import Atoms
 from ase.data import covalent_radii
 from ase.optimize import BFGS
 from ase.symbols import Symbols
-from numpy.typing import NDArray
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from gfmpot.data.frame import Frame
-from gfmpot.recipes._labelling import Job, Labelling, Row, command_line
-from gfmpot.recipes.label_torsions import bonds, chosen
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
+from gfmpot.recipes._labelling import Job, Row
+from gfmpot.recipes._qm9_labels import Floats, Ints, bonds, parts, run
 
 HALOGENS, HOW_OFTEN = np.array([9, 17, 35]), np.array([0.4, 0.4, 0.2])
 
@@ -48,12 +41,8 @@ HELD_OUT = ("CH3Cl", "C2H5Cl", "C3H7Cl", "C2H3ClO")
 PART = 20
 """Molecules that are labelled and kept together."""
 
-META = {
+ABOUT = {
     "name": "gfn2_substituted",
-    "theory": "GFN2-xTB (semi-empirical tight binding)",
-    "licence": "CC0 (QM9 geometries); labels computed",
-    "citation": "Bannwarth et al., J. Chem. Theory Comput. 15, 1652 (2019); Ramakrishnan et al., Sci. Data 1, 140022 "
-    "(2014)",
     "notes": "QM9 molecules with hydrogens replaced by halogens, with a proton more, or with one less",
 }
 
@@ -123,9 +112,7 @@ def _bonded(numbers: Ints, positions: Floats, to: int, kind: int, direction: Flo
 
 def whole(numbers: Ints, positions: Floats) -> bool:
     """Whether all atoms hang together."""
-    pairs, n = bonds(numbers, positions), len(numbers)
-    graph = coo_array((np.ones(len(pairs)), (pairs[:, 0], pairs[:, 1])), shape=(n, n))
-    return int(connected_components(graph, directed=False)[0]) == 1
+    return not parts(bonds(numbers, positions), len(numbers)).any()
 
 
 def structures_of(molecule: Molecule, rng: np.random.Generator) -> list[tuple[Floats, float, Floats]]:
@@ -172,21 +159,8 @@ def label(job: Job) -> list[Row]:
 
 def main() -> None:
     """The command line."""
-    given = command_line(
-        __doc__ or "",
-        "--qm9",
-        "QM9 in any form that `gfmpot finetune qm9` reads",
-        2_000,
-        f"each gives up to {ON_THE_WAY + AT_THE_END}, and some fall apart",
-    )
-    if find_spec("tblite") is None:
-        raise SystemExit("error: labels need tblite: pip install tblite")
-    try:
-        frames = chosen(given.qm9, given.structures, given.seed, lambda _: True)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
-    fingerprint = b"".join(frame.numbers.tobytes() + frame.positions.tobytes() for frame in frames)
-    Labelling(label, PART, META).run(given.out, frames, fingerprint, given.seed, given.workers)
+    left_out = f"each gives up to {ON_THE_WAY + AT_THE_END}, and some fall apart"
+    run(__doc__ or "", 2_000, left_out, label, PART, ABOUT)
 
 
 if __name__ == "__main__":

@@ -8,30 +8,17 @@ is whole; the same command goes on after a kill.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib.util import find_spec
-from pathlib import Path
-
 import numpy as np
 from ase.data import covalent_radii
 from ase.symbols import Symbols
 from numpy.typing import NDArray
-from rich.progress import track
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 from scipy.spatial.distance import pdist, squareform
 from scipy.spatial.transform import Rotation
 
-from gfmpot.data.frame import Frame, Rejected
-from gfmpot.finetune.readers.qm9 import QM9
-from gfmpot.recipes._labelling import Job, Labelling, Row, command_line
+from gfmpot.data.frame import Frame
+from gfmpot.recipes._labelling import Job, Row
+from gfmpot.recipes._qm9_labels import Floats, Ints, bonds, parts, run
 from gfmpot.units import BOHR, HARTREE
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-BOND = 1.25
-"""Of the sum of covalent radii: nearer atoms are bonded."""
 
 MULTIPLE = 0.9
 """Of the sum of covalent radii: shorter bonds are double ones, which do not turn."""
@@ -51,21 +38,10 @@ HELD_OUT = ("CH2O2", "C2H6", "C4H10", "H2O2")
 PART = 100
 """Structures that are labelled and kept together."""
 
-META = {
+ABOUT = {
     "name": "gfn2_torsions",
-    "theory": "GFN2-xTB (semi-empirical tight binding)",
-    "licence": "CC0 (QM9 geometries); labels computed",
-    "citation": "Bannwarth et al., J. Chem. Theory Comput. 15, 1652 (2019); Ramakrishnan et al., Sci. Data 1, 140022 "
-    "(2014)",
     "notes": "QM9 molecules with one to three bonds turned and rattled by 0 to 0.06 Å",
 }
-
-
-def bonds(numbers: Ints, positions: Floats) -> Ints:
-    """Pairs (B, 2) of bonded atoms."""
-    radii = covalent_radii[numbers]
-    near = squareform(pdist(positions)) < BOND * (radii[:, None] + radii)
-    return np.argwhere(np.triu(near, 1))
 
 
 def turning(numbers: Ints, positions: Floats) -> list[tuple[int, int, NDArray[np.bool_]]]:
@@ -78,9 +54,7 @@ def turning(numbers: Ints, positions: Floats) -> list[tuple[int, int, NDArray[np
         double = length < MULTIPLE * covalent_radii[numbers[[i, j]]].sum()
         if double or min(neighbours[i], neighbours[j]) < 2:
             continue
-        rest = np.delete(pairs, k, axis=0)
-        graph = coo_array((np.ones(len(rest)), (rest[:, 0], rest[:, 1])), shape=(n, n))
-        part = connected_components(graph, directed=False)[1]
+        part = parts(np.delete(pairs, k, axis=0), n)
         if part[i] != part[j]:  # not in a ring
             found.append((int(i), int(j), part == part[j]))
     return found
@@ -137,23 +111,6 @@ def label(job: Job) -> list[Row]:
     return rows
 
 
-def chosen(source: Path, structures: int, seed: int, wanted: Callable[[Frame], bool]) -> list[Frame]:
-    """Molecules of QM9, every number of heavy atoms as often as another, so that the few small ones come often."""
-    rng, reader = np.random.default_rng(seed), QM9()
-    count = reader.count(source)
-    # QM9 begins with its small molecules.
-    candidates = np.union1d(np.arange(min(2000, count)), rng.permutation(count)[:structures]).tolist()
-    sizes: dict[int, list[Frame]] = {}
-    for example in track(reader.read(source, candidates), "reading", total=len(candidates)):
-        frame = None if isinstance(example, Rejected) else example.frame
-        if frame is not None and wanted(frame):
-            sizes.setdefault(int((frame.numbers > 1).sum()), []).append(frame)
-    if not sizes:
-        raise SystemExit(f"error: {source} has no molecules that could be changed")
-    groups = [sizes[size] for size in sorted(sizes)]
-    return [groups[k % len(groups)][rng.integers(len(groups[k % len(groups)]))] for k in range(structures)]
-
-
 def is_to_be_turned(frame: Frame) -> bool:
     """Whether a bond can turn, in a molecule that no benchmark asks for."""
     held_out = Symbols(frame.numbers).get_chemical_formula() in HELD_OUT
@@ -162,21 +119,7 @@ def is_to_be_turned(frame: Frame) -> bool:
 
 def main() -> None:
     """The command line."""
-    given = command_line(
-        __doc__ or "",
-        "--qm9",
-        "QM9 in any form that `gfmpot finetune qm9` reads",
-        10_000,
-        "some clash or do not settle",
-    )
-    if find_spec("tblite") is None:
-        raise SystemExit("error: labels need tblite: pip install tblite")
-    try:
-        frames = chosen(given.qm9, given.structures, given.seed, is_to_be_turned)
-    except (OSError, ValueError) as error:
-        raise SystemExit(f"error: {error}") from error
-    fingerprint = b"".join(frame.numbers.tobytes() + frame.positions.tobytes() for frame in frames)
-    Labelling(label, PART, META).run(given.out, frames, fingerprint, given.seed, given.workers)
+    run(__doc__ or "", 10_000, "some clash or do not settle", label, PART, ABOUT, is_to_be_turned)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gfmpot.config import did_you_mean
-from gfmpot.graph import AtomGraph, edge_vectors, sum_per_structure
+from gfmpot.graph import AtomGraph, edge_vectors, in_plain_operations, sum_per_structure
 from gfmpot.graph.ops import forces_from_edge_gradients, stress_from_edge_gradients
 from gfmpot.graph.sparse import gradients_of, want_weights_only
 from gfmpot.models.answering import Answering
@@ -326,6 +326,8 @@ class Potential(Trunk):
         if not self.atomwise:
             return eps
         far = eps.abs() > BOUND
+        if not in_plain_operations() and not far.any():
+            return eps
         beyond = torch.where(far, eps, 0.0).abs() / BOUND - 1  # NaN of a branch that has no say stays out of gradients
         return torch.where(far, eps.sign() * BOUND * (1 + torch.tanh(beyond)), eps)
 

@@ -15,6 +15,7 @@ from gfmpot.data.frame import Frame
 from gfmpot.data.frames import FrameSet
 from gfmpot.recipes import label_substituted
 from gfmpot.recipes._labelling import Job
+from gfmpot.recipes._qm9_labels import bonds
 from gfmpot.recipes.label_substituted import (
     Molecule,
     deprotonated,
@@ -25,7 +26,6 @@ from gfmpot.recipes.label_substituted import (
     structures_of,
     whole,
 )
-from gfmpot.recipes.label_torsions import bonds
 
 pytest.importorskip("tblite")
 

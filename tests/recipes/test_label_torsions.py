@@ -15,7 +15,8 @@ from qm9_tables import write_qm9
 from gfmpot.data.frame import Frame
 from gfmpot.data.frames import FrameSet
 from gfmpot.recipes import label_torsions
-from gfmpot.recipes.label_torsions import bonds, labelled, main, turned, turning
+from gfmpot.recipes._qm9_labels import bonds
+from gfmpot.recipes.label_torsions import labelled, main, turned, turning
 
 pytest.importorskip("tblite")
 
