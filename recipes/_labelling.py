@@ -116,38 +116,37 @@ class Labelling:
 
 def command_line(
     document: str,
-    source: str,
-    source_help: str,
-    structures: int,
-    left_out: str,
+    source: tuple[str, str] | None,
+    structures: tuple[int, str] | None,
     more: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> argparse.Namespace:
     """What recipes that make labels are given.
 
     Args:
         document: of the recipe.
-        source: the option of what they are made from.
-        source_help: what that is.
-        structures: how many by default.
-        left_out: why there may be fewer.
+        source: the option of what they are made from, and what that is; None where nothing is needed.
+        structures: how many by default, and why there may be fewer; None where that is not to be chosen.
         more: other options, and what ``argparse`` is to know of them.
     """
     parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(source, type=Path, required=True, help=source_help)
+    if source:
+        parser.add_argument(source[0], type=Path, required=True, help=source[1])
     parser.add_argument("--out", type=Path, required=True, help="a packed file (.npz) that is not there yet")
-    parser.add_argument("--structures", type=int, default=structures, help=f"to try ({structures}); {left_out}")
-    for name, about in more.items():
-        parser.add_argument(name, **about)
+    if structures:
+        about = f"to try ({structures[0]}); {structures[1]}"
+        parser.add_argument("--structures", type=int, default=structures[0], help=about)
+    for name, options in more.items():
+        parser.add_argument(name, **options)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
-    if min(given.structures, given.workers) < 1:
-        parser.error("--structures and --workers must be at least 1")
+    for name in ("structures", "workers"):
+        if getattr(given, name, 1) < 1:
+            parser.error(f"--{name} must be at least 1, got {getattr(given, name)}")
     if given.out.suffix != ".npz" or given.out.exists():
         parser.error(f"--out must be a .npz that is not there yet, got {given.out}")
-    path: Path = getattr(given, source.removeprefix("--"))
-    if not path.exists():
-        parser.error(f"{source}: no file {path}")
+    if source and not (path := getattr(given, source[0].removeprefix("--"))).exists():
+        parser.error(f"{source[0]}: no file {path}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # structures are small: a worker each is faster
     return given
 

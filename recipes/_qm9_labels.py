@@ -63,6 +63,12 @@ def chosen(source: Path, structures: int, seed: int, wanted: Callable[[Frame], b
     return [groups[k % len(groups)][rng.integers(len(groups[k % len(groups)]))] for k in range(structures)]
 
 
+def need_tblite() -> None:
+    """End the program where there is none."""
+    if find_spec("tblite") is None:
+        raise SystemExit("error: labels need tblite: pip install tblite")
+
+
 def run(
     document: str,
     structures: int,
@@ -83,9 +89,9 @@ def run(
         about: name of the file and notes on it.
         wanted: which molecules.
     """
-    given = command_line(document, "--qm9", "QM9 in any form that `gfmpot finetune qm9` reads", structures, left_out)
-    if find_spec("tblite") is None:
-        raise SystemExit("error: labels need tblite: pip install tblite")
+    source = ("--qm9", "QM9 in any form that `gfmpot finetune qm9` reads")
+    given = command_line(document, source, (structures, left_out))
+    need_tblite()
     try:
         frames = chosen(given.qm9, given.structures, given.seed, wanted)
     except (OSError, ValueError) as error:

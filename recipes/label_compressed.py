@@ -10,8 +10,8 @@ on after a kill.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -21,8 +21,9 @@ from numpy.typing import NDArray
 from gfmpot.calculators import GFMCalculator
 from gfmpot.data.sources._npz import load_arrays
 from gfmpot.models import fingerprint
+from gfmpot.recipes._equation_of_state import at_rest
 from gfmpot.recipes._labelling import Job, Labelling, Row, command_line
-from gfmpot.recipes.label_crystals import Parents
+from gfmpot.recipes.label_crystals import CRYSTALS, Parents
 
 Floats = NDArray[np.float64]
 
@@ -31,9 +32,6 @@ SCANNED = np.arange(0.88, 1.171, 0.03)
 
 SQUEEZED = (0.55, 0.9)
 """Of the lengths at rest."""
-
-STIFFENING = 4.5
-"""B', by which a bulk modulus grows with pressure; most solids have 3.5 to 6."""
 
 EACH = 4
 """Labelled structures of a crystal."""
@@ -47,47 +45,6 @@ META = {
     "citation": "Vinet et al., J. Phys.: Condens. Matter 1, 1941 (1989)",
     "notes": "squeezed crystals, by the universal equation of state; energies alone",
 }
-
-
-@dataclass(frozen=True)
-class Rest:
-    """A crystal that nothing presses on."""
-
-    scale: float
-    """Of the lengths that it was given with."""
-
-    energy: float
-    """eV/atom."""
-
-    stiffness: float
-    """eV/atom, second derivative of the energy by the relative length: nine times bulk modulus times volume."""
-
-    def squeezed(self, lengths: Floats) -> Floats:
-        """Energies (eV/atom) at lengths relative to those at rest."""
-        return self.energy + squeezing(lengths, self.stiffness, STIFFENING)
-
-
-def squeezing(lengths: Floats, stiffness: float, stiffening: float) -> Floats:
-    """What it costs to get from rest to relative lengths, by the universal equation of state.
-
-    Args:
-        lengths: of those at rest.
-        stiffness: nine times bulk modulus times volume, in the unit of the answer.
-        stiffening: derivative of the bulk modulus by pressure.
-    """
-    eta = 1.5 * (stiffening - 1)
-    short = eta * (1 - lengths)
-    return stiffness / eta**2 * (1 + (short - 1) * np.exp(short))
-
-
-def at_rest(scales: Floats, energies: Floats) -> Rest | None:
-    """From energies (eV/atom) of a crystal at some scales of its lengths; None without a minimum between them."""
-    least = int(np.argmin(energies))
-    if not 0 < least < len(scales) - 1:
-        return None
-    c, b, a = np.polyfit(scales[least - 1 : least + 2], energies[least - 1 : least + 2], 2)
-    scale = -b / (2 * c)
-    return Rest(float(scale), float(a + b * scale / 2), float(2 * c * scale**2))
 
 
 def label(job: Job) -> list[Row]:
@@ -125,17 +82,11 @@ def _calculator(model: str, head: str) -> GFMCalculator:
 
 def main() -> None:
     """The command line."""
-    given = command_line(
-        __doc__ or "",
-        "--crystals",
-        "a packed file with groups, e.g. chgnet_pbe_u.npz",
-        2_000,
-        f"each gets {EACH} labels; some have no minimum",
-        {
-            "--model": {"default": "large", "help": "name or path; who knows the crystals at rest (large)"},
-            "--head": {"required": True, "help": "its branch"},
-        },
-    )
+    more: dict[str, dict[str, Any]] = {
+        "--model": {"default": "large", "help": "name or path; who knows the crystals at rest (large)"},
+        "--head": {"required": True, "help": "its branch"},
+    }
+    given = command_line(__doc__ or "", CRYSTALS, (2_000, f"each gets {EACH} labels; some have no minimum"), more)
     try:
         calculator = _calculator(given.model, given.head)
         parents = Parents.read(given.crystals)

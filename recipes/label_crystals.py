@@ -8,9 +8,9 @@ whole; the same command goes on after a kill.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,9 @@ PART = 200
 BATCH = 8
 """Crystals that CHGNet sees at once; more are hardly faster on a CPU."""
 
+CRYSTALS = ("--crystals", "a packed file with groups, e.g. chgnet_pbe_u.npz")
+"""The option of recipes that begin with crystals."""
+
 NEEDED = ("natoms", "numbers", "positions", "cell", "forces", "group", "group_labels")
 META = {
     "name": "chgnet_more",
@@ -85,8 +88,8 @@ class Parents:
     elements: Ints
     """Atomic numbers that are known."""
 
-    held_out: frozenset[str]
-    """Reduced formulas of validation and test."""
+    held_out: tuple[Atoms, ...]
+    """The least rattled crystals of the groups of validation and test."""
 
     @classmethod
     def read(cls, path: Path) -> Parents:
@@ -101,22 +104,23 @@ class Parents:
         arrays = load_arrays(path)
         if missing := [name for name in NEEDED if name not in arrays]:
             raise ValueError(f"{path} has no {', '.join(missing)}; expected a packed file of crystals (docs/data.md)")
-        offsets = np.concatenate([[0], np.cumsum(arrays["natoms"])])
-        labels, group = arrays["group_labels"], arrays["group"]
-        trained = np.array([split_of_group(str(label)) == "train" for label in labels])[group]
-        force = np.add.reduceat(np.linalg.norm(arrays["forces"], axis=1), offsets[:-1])
-        rattle = arrays.get("rattle", force / arrays["natoms"])
-        held_out = {_formula(arrays["numbers"][offsets[i] : offsets[i + 1]]) for i in np.flatnonzero(~trained)}
-        atoms, groups, weights = [], [], []
-        for index in np.unique(group[trained]):
-            members = np.flatnonzero(group == index)
-            i = members[rattle[members].argmin()]
-            part = slice(offsets[i], offsets[i + 1])
-            atoms.append(Atoms(arrays["numbers"][part], arrays["positions"][part], cell=arrays["cell"][i], pbc=True))
-            groups.append(index)
-            weights.append(float(len(members)))
-        shares = np.array(weights) / np.sum(weights)
-        return cls(tuple(atoms), np.array(groups), shares, np.unique(arrays["numbers"]), frozenset(held_out))
+        labels = arrays["group_labels"]
+        trained = np.array([split_of_group(str(label)) == "train" for label in labels])
+        groups, counts = np.unique(arrays["group"], return_counts=True)
+        atoms = least_rattled(arrays, groups)
+        taken = trained[groups]
+        return cls(
+            tuple(one for one, is_taken in zip(atoms, taken, strict=True) if is_taken),
+            groups[taken],
+            counts[taken] / counts[taken].sum(),
+            np.unique(arrays["numbers"]),
+            tuple(one for one, is_taken in zip(atoms, taken, strict=True) if not is_taken),
+        )
+
+    @cached_property
+    def formulas_held_out(self) -> frozenset[str]:
+        """Reduced formulas of validation and test."""
+        return frozenset(_formula(atoms.numbers) for atoms in self.held_out)
 
     def child(self, rng: np.random.Generator) -> tuple[Atoms, int] | None:
         """Another crystal and its group; None if it is not to be labelled. As precise as float32."""
@@ -124,7 +128,7 @@ class Parents:
         atoms = self.atoms[k]
         if rng.random() < SUBSTITUTED:
             other = substituted(atoms, self.elements, rng)
-            atoms = atoms if _formula(other.numbers) in self.held_out else other
+            atoms = atoms if _formula(other.numbers) in self.formulas_held_out else other
         atoms = enlarged(atoms, rng)  # which is never the parent itself
         strain = rng.normal(scale=STRAIN, size=(3, 3))
         deformation = np.eye(3) * (1 + rng.normal(scale=SWELLING)) + (strain + strain.T) / 2
@@ -134,6 +138,20 @@ class Parents:
         atoms.positions = atoms.positions.astype(np.float32)
         fits = ROOM[0] < atoms.get_volume() / len(atoms) < ROOM[1] and not clashes(atoms)
         return (atoms, int(self.groups[k])) if fits else None
+
+
+def least_rattled(arrays: Mapping[str, NDArray[Any]], groups: Ints) -> list[Atoms]:
+    """One crystal of each group of a packed file."""
+    offsets = np.concatenate([[0], np.cumsum(arrays["natoms"])])
+    force = np.add.reduceat(np.linalg.norm(arrays["forces"], axis=1), offsets[:-1])
+    rattle = arrays.get("rattle", force / arrays["natoms"])
+    found = []
+    for group in groups:
+        members = np.flatnonzero(arrays["group"] == group)
+        i = members[rattle[members].argmin()]
+        part = slice(offsets[i], offsets[i + 1])
+        found.append(Atoms(arrays["numbers"][part], arrays["positions"][part], cell=arrays["cell"][i], pbc=True))
+    return found
 
 
 def substituted(atoms: Atoms, elements: Ints, rng: np.random.Generator) -> Atoms:
@@ -171,9 +189,14 @@ def clashes(atoms: Atoms) -> bool:
 
 
 def label(job: Job) -> list[Row]:
-    """Energy (eV), forces (eV/Å) and stress (eV/Å³) of crystals; those that CHGNet refuses are left out."""
+    """Energy (eV), forces (eV/Å) and stress (eV/Å³) of a job's crystals."""
+    return labelled(job.inputs)
+
+
+def labelled(crystals: Sequence[tuple[Atoms, int]]) -> list[Row]:
+    """Those of crystals with their groups; ones that CHGNet refuses, or with too large forces, are left out."""
     rows: list[Row] = []
-    known = [(atoms, group, graph) for atoms, group in job.inputs if (graph := graph_of(atoms)) is not None]
+    known = [(atoms, group, graph) for atoms, group in crystals if (graph := graph_of(atoms)) is not None]
     for start in range(0, len(known), BATCH):
         part = known[start : start + BATCH]
         labels = by_chgnet([graph for *_, graph in part])
@@ -242,17 +265,16 @@ def _formula(numbers: NDArray[Any]) -> str:
     return str(Symbols(numbers).get_chemical_formula(empirical=True))
 
 
-def main() -> None:
-    """The command line."""
-    given = command_line(
-        __doc__ or "",
-        "--crystals",
-        "a packed file with groups, e.g. chgnet_pbe_u.npz",
-        40_000,
-        "a few have forces that are too large",
-    )
+def need_chgnet() -> None:
+    """End the program where there is none."""
     if find_spec("chgnet") is None:
         raise SystemExit("error: labels need CHGNet: pip install chgnet")
+
+
+def main() -> None:
+    """The command line."""
+    given = command_line(__doc__ or "", CRYSTALS, (40_000, "a few have forces that are too large"))
+    need_chgnet()
     try:
         parents, rng = Parents.read(given.crystals), np.random.default_rng(given.seed)
     except (OSError, ValueError) as error:

@@ -52,7 +52,8 @@ class Molecule(NamedTuple):
 
     numbers: Ints
     positions: Floats
-    charge: int
+    charge: int = 0
+    multiplicity: int = 1
 
 
 def halogenated(frame: Frame, rng: np.random.Generator) -> Molecule | None:
@@ -66,7 +67,7 @@ def halogenated(frame: Frame, rng: np.random.Generator) -> Molecule | None:
         h, other = hydrogens[k]
         numbers[h] = rng.choice(kinds)
         positions[h] = _bonded(numbers, positions, int(other), int(numbers[h]), positions[h] - positions[other])
-    return Molecule(numbers, positions, 0)
+    return Molecule(numbers, positions)
 
 
 def protonated(frame: Frame, rng: np.random.Generator) -> Molecule | None:
@@ -110,21 +111,22 @@ def _bonded(numbers: Ints, positions: Floats, to: int, kind: int, direction: Flo
     return place
 
 
-def whole(numbers: Ints, positions: Floats) -> bool:
-    """Whether all atoms hang together."""
-    return not parts(bonds(numbers, positions), len(numbers)).any()
+def together(numbers: Ints, positions: Floats) -> list[int]:
+    """The number of the molecule that each atom is in."""
+    found: list[int] = parts(bonds(numbers, positions), len(numbers)).tolist()
+    return found
 
 
 def structures_of(molecule: Molecule, rng: np.random.Generator) -> list[tuple[Floats, float, Floats]]:
     """Positions, energy (eV) and forces (eV/Å) while it relaxes, and rattled at the end.
 
-    Positions are rounded to float32, as they are kept. Nothing comes of molecules that fall apart or whose electrons do
-    not settle.
+    Positions are rounded to float32, as they are kept. Nothing comes of what falls apart or grows together, or whose
+    electrons do not settle.
     """
     from tblite.ase import TBLite
 
     atoms = Atoms(molecule.numbers, molecule.positions)
-    atoms.calc = TBLite(method="GFN2-xTB", charge=molecule.charge, multiplicity=1, verbosity=0)
+    atoms.calc = TBLite(method="GFN2-xTB", charge=molecule.charge, multiplicity=molecule.multiplicity, verbosity=0)
     way: list[Floats] = []
     try:
         with BFGS(atoms, logfile=None, maxstep=0.1) as relaxation:
@@ -140,7 +142,7 @@ def structures_of(molecule: Molecule, rng: np.random.Generator) -> list[tuple[Fl
     except RuntimeError:  # of tblite
         return []
     calm = [one for one in found if np.linalg.norm(one[2], axis=1).max() < MAX_FORCE]
-    return calm if whole(molecule.numbers, end) else []
+    return calm if together(molecule.numbers, end) == together(molecule.numbers, molecule.positions) else []
 
 
 def label(job: Job) -> list[Row]:

@@ -92,6 +92,28 @@ BRANCHES = (
         },
     ),
     Store(
+        "substituted_gfn2",
+        ("gfn2_substituted.npz",),
+        about={
+            "branch": "molecules-gfn2",
+            "theory": "GFN2-xTB",
+            "licence": "CC0 (QM9 geometries); labels computed for this project",
+            "citation": "Bannwarth et al., J. Chem. Theory Comput. 15, 1652 (2019); Ramakrishnan et al., Sci. Data 1, "
+            "140022 (2014)",
+        },
+    ),
+    Store(
+        "clusters_gfn2",
+        ("gfn2_clusters.npz",),
+        about={
+            "branch": "molecules-gfn2",
+            "theory": "GFN2-xTB",
+            "licence": "labels and structures made for this project",
+            "citation": "Bannwarth et al., J. Chem. Theory Comput. 15, 1652 (2019); Curtiss et al., J. Chem. Phys. "
+            "106, 1063 (1997)",
+        },
+    ),
+    Store(
         "rmd17_pbe",
         ("rmd17_pbe.npz",),
         about={
@@ -114,6 +136,7 @@ def _more(of: str, name: str) -> Store:
 STORES = (
     *BRANCHES,
     _more("chgnet_pbe_u", "chgnet_more"),
+    _more("chgnet_pbe_u", "chgnet_elements"),
     _more("chgnet_pbe_u", "compressed_chgnet"),
     _more("mvl_pbe", "compressed_mvl"),
     _more("molecules_gfn2", "compressed_gfn2"),

@@ -14,8 +14,8 @@ from ase.units import GPa
 from gfmpot import GFMCalculator
 from gfmpot.data.frames import FrameSet
 from gfmpot.data.split import split_of_group
-from gfmpot.recipes import label_compressed
-from gfmpot.recipes.label_compressed import SCANNED, Rest, at_rest, main, scaled
+from gfmpot.recipes._equation_of_state import STIFFENING, Rest, at_rest
+from gfmpot.recipes.label_compressed import SCANNED, main, scaled
 
 HEAD = "mptrj-pbe-u@chgnet"
 
@@ -40,7 +40,7 @@ def test_equation_of_state_has_the_bulk_modulus_and_rises() -> None:
     modulus = -volumes * np.gradient(pressure, volumes)
     assert modulus[-3] == pytest.approx(bulk_modulus, rel=0.03)
     stiffening = np.diff(modulus[[-30, -3]]) / np.diff(pressure[[-30, -3]])
-    assert stiffening[0] == pytest.approx(label_compressed.STIFFENING, rel=0.1)
+    assert stiffening[0] == pytest.approx(STIFFENING, rel=0.1)
 
 
 def test_the_command(

@@ -26,6 +26,8 @@ def test_parents_are_the_least_rattled_of_training(crystals: Path) -> None:
     assert parents.groups.tolist() == trained
     assert len(trained) < 40
     assert parents.weights.sum() == pytest.approx(1)
+    assert len(parents.held_out) == 40 - len(trained)
+    assert {_formula(atoms.numbers) for atoms in parents.held_out} == parents.formulas_held_out
     with np.load(crystals) as arrays:
         offsets = np.concatenate([[0], np.cumsum(arrays["natoms"])])
         for atoms, group in zip(parents.atoms, trained, strict=True):
@@ -50,7 +52,7 @@ def test_children_are_others_and_none_is_held_out(crystals: Path) -> None:
         np.testing.assert_array_equal(atoms.positions, atoms.positions.astype(np.float32))
         if _formula(atoms.numbers) != own[group]:
             new += 1
-            assert _formula(atoms.numbers) not in parents.held_out
+            assert _formula(atoms.numbers) not in parents.formulas_held_out
     assert new > 20
     again = [child for _ in range(300) if (child := parents.child(rng)) is not None]
     assert not np.array_equal(children[0][0].positions, again[0][0].positions)

@@ -24,7 +24,7 @@ from gfmpot.recipes.label_substituted import (
     main,
     protonated,
     structures_of,
-    whole,
+    together,
 )
 
 pytest.importorskip("tblite")
@@ -48,7 +48,7 @@ def test_hydrogens_of_carbon_become_halogens() -> None:
         assert made.charge == 0
         assert sorted(made.numbers[[0, 1]]) == [6, 8]
         assert {tuple(pair) for pair in bonds(made.numbers, made.positions)} >= {(0, 1)}
-        assert whole(made.numbers, made.positions)
+        assert set(together(made.numbers, made.positions)) == {0}
         assert np.count_nonzero(made.numbers == 1) >= 1  # that of oxygen
         seen.add(formula(made))
     assert {"CHF3O", "CH3ClO"} <= seen
@@ -77,15 +77,18 @@ def test_acids_give_away_the_proton_of_oxygen() -> None:
     assert protonated(frame("CH4"), np.random.default_rng(0)) is None
 
 
-def test_structures_have_the_labels_of_their_own_charge() -> None:
+@pytest.mark.parametrize(
+    "made",
+    [protonated(frame("H2O"), np.random.default_rng(0)), Molecule(frame("O2").numbers, frame("O2").positions, 0, 3)],
+    ids=["hydronium", "triplet oxygen"],
+)
+def test_structures_have_the_labels_of_their_own_charge_and_multiplicity(made: Molecule) -> None:
     from tblite.ase import TBLite
 
-    made = protonated(frame("H2O"), np.random.default_rng(0))
-    assert made is not None
     found = structures_of(made, np.random.default_rng(1))
     assert len(found) == 6
     atoms = Atoms(made.numbers)
-    atoms.calc = TBLite(method="GFN2-xTB", charge=1, multiplicity=1, verbosity=0)
+    atoms.calc = TBLite(method="GFN2-xTB", charge=made.charge, multiplicity=made.multiplicity, verbosity=0)
     for positions, energy, forces in found:
         atoms.positions = positions
         assert atoms.get_potential_energy() == pytest.approx(energy, abs=1e-4)
@@ -109,10 +112,14 @@ def test_violent_structures_and_those_of_benchmarks_are_left_out(monkeypatch: py
     assert "CH3Cl" not in found
 
 
-def test_what_falls_apart_is_left_out() -> None:
-    far = Molecule(np.array([1, 1]), np.array([[0.0, 0, 0], [0, 0, 3.0]]), 0)
-    assert not whole(far.numbers, far.positions)
-    assert structures_of(far, np.random.default_rng(0)) == []
+def test_what_falls_apart_or_grows_together_is_left_out() -> None:
+    rng = np.random.default_rng(0)
+    far = Molecule(np.array([1, 17]), np.array([[0.0, 0, 0], [0, 0, 1.8]]))
+    assert together(far.numbers, far.positions) == [0, 1]
+    assert structures_of(far, rng) == []  # a molecule
+    repelling = Molecule(np.array([1, 1]), np.array([[0.0, 0, 0], [0, 0, 0.7]]), multiplicity=3)
+    assert together(repelling.numbers, repelling.positions) == [0, 0]
+    assert structures_of(repelling, rng) == []
 
 
 def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
