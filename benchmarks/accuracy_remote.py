@@ -15,6 +15,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, ClassVar
 
@@ -31,6 +32,8 @@ class RemoteError(RuntimeError):
 class Remote(Calculator):
     """A peer's calculator in a process of its own.
 
+    If that ends, as for want of memory, the next structure starts another.
+
     Args:
         name: of the peer in ``peer_models.PEERS``.
         python: of its environment.
@@ -44,7 +47,8 @@ class Remote(Calculator):
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
         command = [str(python), str(Path(__file__).resolve()), name, str(threads)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
-        self.process = subprocess.Popen(command, env=environment, text=True, **pipes)
+        self.start = partial(subprocess.Popen, command, env=environment, text=True, **pipes)
+        self.process = self.start()
 
     def calculate(
         self,
@@ -58,12 +62,17 @@ class Remote(Calculator):
             RemoteError: the peer failed at this structure, or ended.
         """
         super().calculate(atoms, properties, system_changes)
+        if self.process.poll() is not None:
+            self.close()
+            self.process = self.start()
         asked = {name: getattr(self.atoms, name).tolist() for name in ("numbers", "positions", "pbc")}
         try:
             print(json.dumps({**asked, "cell": self.atoms.cell.array.tolist()}), file=self.process.stdin, flush=True)
             line = self.process.stdout.readline()
         except BrokenPipeError:
             line = ""
+        if not line:
+            self.process.wait()
         found = json.loads(line or '{"error": "its process ended; start it by hand to see why"}')
         if "error" in found:
             raise RemoteError(found["error"])

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import signal
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -223,7 +225,13 @@ def test_calculator_of_another_environment(load: Any) -> None:
         silicon.calc = calculator
         with pytest.raises(remote.RemoteError, match="No EMT-potential for Si"):
             silicon.get_potential_energy()
-        assert np.isfinite(atoms.get_potential_energy())
+        calculator.process.send_signal(signal.SIGSTOP)  # so that it ends while it is asked
+        threading.Timer(0.5, calculator.process.kill).start()
+        atoms.rattle(0.1, seed=1)
+        with pytest.raises(remote.RemoteError, match="its process ended"):
+            atoms.get_potential_energy()
+        local.positions = atoms.positions
+        assert atoms.get_potential_energy() == pytest.approx(local.get_potential_energy())
     finally:
         calculator.close()
     assert calculator.process.returncode == 0
