@@ -66,8 +66,8 @@ def _processes(shares: Sequence[Mapping[str, Any]]) -> Table:
         phases = (f"{share['phases'].get(name, 0.0) / max(seconds, 1e-9):.0%}" for name in PHASES)
         counts = (str(share["rank"]), f"{share['structures']:,}", f"{seconds:.1f}")
         table.add_row(*counts, *rates, *phases)
-    if len(shares) > MOST_ROWS:
-        table.caption = f"and {len(shares) - MOST_ROWS} more in report.json"
+    more = f"and {len(shares) - MOST_ROWS} more in report.json; " if len(shares) > MOST_ROWS else ""
+    table.caption = f"{more}readers work side by side: what they read and build may be above 100 %"
     return table
 
 
