@@ -154,7 +154,16 @@ def _joined_weights(model: Potential, one: Potential) -> dict[str, Tensor]:
             state[name] = torch.cat([tensor, tensor.new_full((1,), SILENT)])
         elif name.startswith("errors.network.2") or name == "errors.known":
             state[name] = _with_unknown_errors(tensor, len(model.branches))
+        elif name in ("errors.own_mean", "errors.own_whitening", "errors.reach"):
+            # Of too few structures for an estimate nobody knows what is familiar; all of them are, then.
+            new = theirs[name].to(tensor.dtype) if name in theirs else _unlimited(tensor)
+            state[name] = torch.cat([tensor, new])
     return state
+
+
+def _unlimited(tensor: Tensor) -> Tensor:
+    """The row of a branch that is far from nothing."""
+    return torch.full_like(tensor[:1], torch.inf) if tensor.dim() == 1 else torch.zeros_like(tensor[:1])
 
 
 def _with_unknown_errors(tensor: Tensor, branches: int) -> Tensor:

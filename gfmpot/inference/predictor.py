@@ -25,11 +25,15 @@ from gfmpot.models.answering import Answering, checked_skip
 Results = dict[str, Any]
 """``energy``, ``free_energy``, ``forces``, ``stress`` (where there is a volume), ``energies`` (not with graph readout),
 ``branch_energies`` and ``branch_weights`` by branch name, ``energy_std`` and, on request, ``forces_std``; eV and Å.
-``novelty`` of each atom, if the model estimates its errors: 1 at the edge of the training data."""
+``novelty`` of each atom, if the model estimates its errors: 1 at the edge of what the branches that answer were trained
+on."""
 
 
 FAR = 1.2
 """Novelty above which a warning is due: of unseen structures like those of the training, 3 in 1,000 have more."""
+
+SAY = 0.01
+"""Weight from which a branch is said to answer."""
 
 _FAR_OUT = "the structure is far from anything the model knows (contacts, density, charge?)"
 
@@ -162,7 +166,7 @@ class Predictor(InBatches[Results]):
         return vector / vector.sum()
 
     def _warn_of_novelty(self, graph: AtomGraph, prediction: Prediction) -> None:
-        """Once: an atom whose surroundings are unlike all that the model was trained on."""
+        """Once: an atom whose surroundings are unlike all that the branches which answer were trained on."""
         if self._novelty_warned or prediction.novelty is None or prediction.energy_std is None:
             return
         novelty, atom = prediction.novelty.max(dim=0)
@@ -173,9 +177,12 @@ class Predictor(InBatches[Results]):
         index = int(atom) - int((graph.structure_of_atom < structure).sum())
         symbol = chemical_symbols[int(graph.atomic_numbers[int(atom)])]
         which = f"atom {index} ({symbol})" + (f" of structure {structure}" if graph.n_structures > 1 else "")
+        assert prediction.branch_weights is not None
+        weights = zip(self.potential.branch_names, prediction.branch_weights[structure].tolist(), strict=True)
+        answering = " and ".join(name for name, weight in weights if weight >= SAY)
         advise(
-            f"the surroundings of {which} are far from all training data: novelty {float(novelty):.1f}, where training "
-            f"ends at 1; the answer is a guess, and so is its energy_std of "
+            f"the surroundings of {which} are far from all that {answering} learnt from: novelty {float(novelty):.1f}, "
+            f"where training ends at 1; the answer is a guess, and so is its energy_std of "
             f"{float(prediction.energy_std[structure]):.2g} eV. Said once; results have both"
         )
 
@@ -186,7 +193,7 @@ class Predictor(InBatches[Results]):
         for state, weights in zip(states, prediction.branch_weights.tolist(), strict=True):
             if state in self._states_warned:
                 continue
-            answering = [b for b, weight in zip(self.potential.branches, weights, strict=True) if weight >= 0.01]
+            answering = [b for b, weight in zip(self.potential.branches, weights, strict=True) if weight >= SAY]
             doubts = {branch.name: doubt for branch in answering if (doubt := _doubt(branch, *state))}
             if doubts:
                 self._states_warned.add(state)

@@ -21,7 +21,7 @@ from gfmpot.models.property_model import PropertyModel
 from gfmpot.models.target import Target
 
 FORMAT = "gfmpot"
-VERSION = 4
+VERSION = 5
 
 Header = dict[str, Any]
 Tensors = dict[str, Tensor]
@@ -49,10 +49,24 @@ def _with_states(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
     return {**header, **({"branches": branches} if branches else {})}, tensors
 
 
+def _with_own_distances(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
+    """Before version 5, all branches were told what is familiar by one measure."""
+    if "errors.reach" not in tensors:
+        return header, tensors
+    branches = len(header["branches"])
+    repeated = {
+        "errors.own_mean": tensors["errors.mean"].repeat(branches, 1),
+        "errors.own_whitening": tensors["errors.whitening"].repeat(branches, 1, 1),
+        "errors.reach": tensors["errors.reach"].repeat(branches),
+    }
+    return header, {**tensors, **repeated}
+
+
 UPGRADERS: dict[int, Callable[[Header, Tensors], tuple[Header, Tensors]]] = {
     1: _without_repulsion,
     2: _without_saturation,
     3: _with_states,
+    4: _with_own_distances,
 }
 """From a format version to the next; a file of an older version passes through them in turn."""
 

@@ -1,12 +1,13 @@
 r"""How far an answer may be off: what the network's features say of its own errors.
 
-A small network from the features f of an atom to the errors that each branch made on structures that it was not trained
-on (:mod:`gfmpot.training.error_estimate`), and a distance d of f from the features of all training atoms, in units that
-one of ten thousand of those exceeds in most branches:
+A small network from the features f of an atom to the errors that each branch b made on structures that it was not trained
+on (:mod:`gfmpot.training.error_estimate`), and a distance of f from the features of the atoms that the branch was trained
+on, in units that one of ten thousand of those exceeds:
 
-    :math:`d = |W (f - \bar f)| / \sqrt F / r, \quad W^T W = \mathrm{cov}(f)^{-1}`
+    :math:`d_b = |W_b (f - \bar f_b)| / \sqrt F / r_b, \quad W_b^T W_b = \mathrm{cov}_b(f)^{-1}`
 
-Inside (d < 1) estimates are those that were learnt; outside, where nothing was learnt, they grow with :math:`d^2`.
+Inside (:math:`d_b < 1`) estimates are those that were learnt; outside, where nothing was learnt, they grow with
+:math:`d_b^2`.
 """
 
 from __future__ import annotations
@@ -33,14 +34,18 @@ class ErrorEstimate(nn.Module):
 
     mean: Tensor
     whitening: Tensor
+    own_mean: Tensor
+    own_whitening: Tensor
     reach: Tensor
     known: Tensor
 
     def __init__(self, features: int, branches: int, hidden: int) -> None:
         super().__init__()
-        self.register_buffer("mean", torch.zeros(features))
+        self.register_buffer("mean", torch.zeros(features))  # of all branches together: what the network sees
         self.register_buffer("whitening", torch.eye(features))
-        self.register_buffer("reach", torch.ones(()))
+        self.register_buffer("own_mean", torch.zeros(branches, features))
+        self.register_buffer("own_whitening", torch.eye(features).repeat(branches, 1, 1))
+        self.register_buffer("reach", torch.ones(branches))
         self.register_buffer("known", torch.zeros(2, branches))  # 1 where energies, and forces, of a branch were seen
         self.network = nn.Sequential(nn.Linear(features, hidden), nn.SiLU(), nn.Linear(hidden, 2 * branches))
 
@@ -49,13 +54,12 @@ class ErrorEstimate(nn.Module):
 
         Returns:
             (N, B) share of each atom in the mean absolute error of the energy, eV; (N, B) mean norm of the error of its
-            force, eV/Å; (N,) its distance from the training data, 1 at their edge. NaN of branches whose errors nobody
-            has seen.
+            force, eV/Å, both NaN of branches whose errors nobody has seen; (N, B) its distance from what each branch
+            was trained on, 1 at the edge.
         """
-        whitened = self.whitened(features)
-        lengths = torch.linalg.vector_norm(whitened, dim=1, dtype=torch.float64)  # which far away has no square in fp32
-        distance = lengths / (math.sqrt(features.shape[1]) * self.reach)
-        grown = self.inside(whitened).double() * distance.clamp(min=1.0).square().unsqueeze(1)
+        distance = self.distance(features)
+        growth = distance.clamp(min=1.0).square().repeat(1, 2)
+        grown = self.inside(self.whitened(features)).double() * growth
         energy, forces = grown.masked_fill(self.known.flatten() == 0, torch.nan).chunk(2, dim=1)
         return energy, forces, distance
 
@@ -67,14 +71,23 @@ class ErrorEstimate(nn.Module):
         errors nobody has seen are taken to be as good as the others, if these have most of the say.
 
         Returns:
-            (G,) eV; (N, 3) eV/Å; (N,) distances from the training data. NaN where such branches have most of the say.
+            (G,) eV; (N, 3) eV/Å, NaN where such branches have most of the say; (N,) mean distance from what the branches
+            that answer were trained on.
         """
         energy, forces, distance = self(features)
         share = weights[graph.structure_of_atom]
         of_structure = sum_per_structure(_mean(energy, share, self.known[0]), graph)
         of_atom = _mean(forces, share, self.known[1])
         components = (math.sqrt(math.pi / 8) * of_atom).unsqueeze(1).expand(-1, 3)
-        return math.sqrt(math.pi / 2) * of_structure, components, distance
+        return math.sqrt(math.pi / 2) * of_structure, components, (share * distance).sum(dim=1)
+
+    def distance(self, features: Tensor) -> Tensor:
+        """(N, B), from what each branch was trained on; one branch after the other, for the sake of memory."""
+        own = zip(self.own_mean, self.own_whitening, strict=True)
+        whitened = ((features.to(mean.dtype) - mean) @ whitening.T for mean, whitening in own)
+        # In double precision, since far away there is no square in fp32.
+        lengths = [torch.linalg.vector_norm(one, dim=1, dtype=torch.float64) for one in whitened]
+        return torch.stack(lengths, dim=1) / (math.sqrt(features.shape[1]) * self.reach)
 
     def whitened(self, features: Tensor) -> Tensor:
         """(N, F), of mean 0 and covariance 1 over training atoms."""

@@ -24,8 +24,11 @@ RIDGE = 1e-4
 """Of the mean variance, added to the covariance of features: directions in which nothing varies say nothing."""
 
 EDGE = 0.9999
-"""Share of the training atoms of a branch that lie inside, for the median of the branches: one with violent structures
-is no measure for the others."""
+"""Share of the training atoms of a branch that lie inside."""
+
+LEAN = 10
+"""Atoms for each feature: a covariance of a branch is that of its own atoms and so many of all branches together, since
+of few atoms alone some features would hardly vary."""
 
 CHOOSING, BLOCKS = 5, 50
 """Every fifth of so many blocks of structures chooses among steps and is not fitted to: neighbours are often of one
@@ -92,7 +95,7 @@ def with_error_estimate(potential: Potential, seen: Iterable[AtomGraph], unseen:
         torch.default_generator.manual_seed(0)
         estimate = ErrorEstimate(potential.backbone.out_features, len(potential.branches), HIDDEN)
         estimate.known.copy_(known)
-        _fit_distance(estimate, [observed.features for observed in _observed(potential, seen).values()])
+        _fit_distance(estimate, {b: observed.features for b, observed in _observed(potential, seen).items()})
         _fit_network(estimate, errors)
     return carrying(potential, estimate.state_dict())
 
@@ -134,21 +137,42 @@ def _in_batches(potential: Potential, graphs: Iterable[AtomGraph]) -> Iterator[t
             yield b, observed.of(branch == b)
 
 
-def _fit_distance(estimate: ErrorEstimate, features: Sequence[Tensor]) -> None:
-    """Mean and covariance over atoms, and the distance that few of them exceed; branches (N_b, F) count alike."""
-    means = torch.stack([f.double().mean(dim=0) for f in features])
-    mean = means.mean(dim=0)
-    deviations = [f.double() - mean for f in features]
-    covariance = torch.stack([d.T @ d / len(d) for d in deviations]).mean(dim=0)
+def _fit_distance(estimate: ErrorEstimate, features: Mapping[int, Tensor]) -> None:
+    """Mean and covariance over atoms of all branches, which (N_b, F) count alike, and of each one with its reach.
+
+    What a branch without structures was trained on is taken to be what all were trained on.
+    """
+    own = {b: f.double() for b, f in features.items()}
+    means = {b: f.mean(dim=0) for b, f in own.items()}
+    mean = torch.stack(list(means.values())).mean(dim=0)
+    covariance = torch.stack([_covariance(f, mean) for f in own.values()]).mean(dim=0)
     size = len(mean)
     ridge = RIDGE * covariance.trace() / size + torch.finfo(torch.float32).eps
     covariance += ridge * torch.eye(size, dtype=covariance.dtype)
-    whitening = torch.linalg.inv(torch.linalg.cholesky(covariance))
-    distances = [torch.linalg.vector_norm(d @ whitening.T, dim=1) / size**0.5 for d in deviations]
-    edges = torch.stack([d.sort().values[int(EDGE * (len(d) - 1))] for d in distances])
-    reach = edges.median().clamp(min=1.0)  # all atoms may be alike
-    for buffer, value in ((estimate.mean, mean), (estimate.whitening, whitening), (estimate.reach, reach)):
-        buffer.copy_(value)
+    whitening = _whitening(covariance)
+    estimate.mean.copy_(mean)
+    estimate.whitening.copy_(whitening)
+    for b in range(len(estimate.reach)):
+        centre, basis, inside = mean, whitening, torch.cat(list(own.values()))
+        if b in own:
+            n, lean = len(own[b]), LEAN * size
+            centre, inside = means[b], own[b]
+            basis = _whitening((n * _covariance(inside, centre) + lean * covariance) / (n + lean))
+        distances = torch.linalg.vector_norm((inside - centre) @ basis.T, dim=1) / size**0.5
+        edge = distances.sort().values[int(EDGE * (len(distances) - 1))]
+        estimate.own_mean[b], estimate.own_whitening[b] = centre, basis
+        estimate.reach[b] = edge.clamp(min=1.0)  # all atoms may be alike
+
+
+def _covariance(features: Tensor, mean: Tensor) -> Tensor:
+    """(F, F) of features (N, F) about a mean."""
+    deviations = features - mean
+    return deviations.T @ deviations / len(features)
+
+
+def _whitening(covariance: Tensor) -> Tensor:
+    """(F, F), by which deviations become ones of covariance 1."""
+    return torch.linalg.inv(torch.linalg.cholesky(covariance))
 
 
 def _fit_network(estimate: ErrorEstimate, observed: dict[int, Observed]) -> None:

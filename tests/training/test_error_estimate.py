@@ -90,6 +90,7 @@ def test_estimates_are_finite_where_squares_are_not(model: Potential) -> None:
     assert model.errors is not None
     features = torch.full((2, model.backbone.out_features), 1e25)
     energy, forces, distance = model.errors(features)
+    assert distance.shape == (2, 2)
     assert distance.isfinite().all()
     assert energy[:, 0].isfinite().all()
     assert forces[:, 0].min() > 1e40
@@ -144,6 +145,52 @@ def test_what_nobody_has_seen_is_not_a_number(model: Potential) -> None:
     torch.testing.assert_close(blend.forces_std, seen.forces_std)
 
 
+def test_each_branch_knows_what_it_learnt_from() -> None:
+    plain = untrained()
+
+    def of(branch: int, atoms: Iterator[Atoms]) -> Iterator[AtomGraph]:
+        for one in atoms:
+            graph = graph_from_atoms(one, cutoff=CUTOFF).replace(branch=torch.tensor([branch]))
+            exact = plain.labelled(graph, create_graph=False)
+            yield graph.replace(energy=exact.energy.detach(), forces=exact.forces, stress=exact.stress)
+
+    def molecules(n: int, seed: int) -> Iterator[Atoms]:
+        for i in range(n):
+            atoms = molecule(("CH3OH", "C2H4", "CO2")[i % 3])
+            atoms.rattle(0.05, seed=seed + i)
+            yield atoms
+
+    def both(n: int, seed: int) -> Iterator[AtomGraph]:
+        yield from of(0, metals(n, seed))
+        yield from of(1, molecules(n, seed))
+
+    model = with_error_estimate(plain, both(150, 1), both(30, 2))
+    metal, organic = (graph_from_atoms(next(kind), cutoff=CUTOFF) for kind in (metals(1, 900), molecules(1, 900)))
+    for graph, own, other in ((metal, "a-pbe", "b-gfn2"), (organic, "b-gfn2", "a-pbe")):
+        near, far = (model(graph, head=head) for head in (own, other))
+        assert near.novelty.max() < 1.2
+        assert far.novelty.max() > 1.4
+        assert far.energy_std > 1.5 * near.energy_std
+        mixed = model(graph, weights=torch.tensor([0.5, 0.5], dtype=torch.float64))
+        torch.testing.assert_close(mixed.novelty, (near.novelty + far.novelty) / 2)
+
+
+def test_few_atoms_of_a_branch_lean_on_all(model: Potential) -> None:
+    """Those of a single structure: alone they would make everything else unfamiliar."""
+    plain = untrained()
+    one = next(metals(1, 1))
+    few = graph_from_atoms(one, cutoff=CUTOFF).replace(branch=torch.tensor([1]))
+    exact = plain.labelled(few, create_graph=False)
+    few = few.replace(energy=exact.energy.detach(), forces=exact.forces, stress=exact.stress)
+    found = with_error_estimate(plain, [*labelled(plain, 40, 1), few], labelled(plain, 200, 2))
+    graph = graph_from_atoms(one, cutoff=CUTOFF)
+    assert found(graph, head="b-gfn2").novelty.max() < 1.2
+    assert found.errors is not None
+    assert found.errors.own_whitening[1].isfinite().all()
+    # A branch that nobody has seen structures of takes all of them for familiar.
+    assert model(graph, head="b-gfn2").novelty.max() < 1.2
+
+
 def test_too_few_to_learn_from(caplog: pytest.LogCaptureFixture) -> None:
     plain = untrained()
     assert with_error_estimate(plain, labelled(plain, 5, 1), labelled(plain, 5, 2)) is plain
@@ -167,7 +214,9 @@ def test_the_unfamiliar_is_told_once(model: Potential) -> None:
     assert calculator.results["novelty"].max() < 1.2
     for atoms in (squeezed, molecule("CH3OH")):
         atoms.calc = calculator
-    with pytest.warns(UserWarning, match=r"the surroundings of atom \d \(Cu\) are far from all training data"):
+    with pytest.warns(
+        UserWarning, match=r"the surroundings of atom \d \(Cu\) are far from all that a-pbe learnt from: "
+    ):
         squeezed.get_potential_energy()
     assert calculator.results["novelty"].max() > 1.2
     assert calculator.results["energy_std"] > 2 * usual
