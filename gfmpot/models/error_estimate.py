@@ -1,8 +1,8 @@
 r"""How far an answer may be off: what the network's features say of its own errors.
 
-A small network from the features f of an atom to the errors that each branch b made on structures that it was not trained
-on (:mod:`gfmpot.training.error_estimate`), and a distance of f from the features of the atoms that the branch was trained
-on, in units that one of ten thousand of those exceeds:
+A small network from the features f of an atom to the errors that each branch b made on structures that it was not
+trained on (:mod:`gfmpot.training.error_estimate`), and a distance of f from the features of the atoms that the branch
+was trained on, in units that one of ten thousand of those exceeds:
 
     :math:`d_b = |W_b (f - \bar f_b)| / \sqrt F / r_b, \quad W_b^T W_b = \mathrm{cov}_b(f)^{-1}`
 
@@ -71,8 +71,8 @@ class ErrorEstimate(nn.Module):
         errors nobody has seen are taken to be as good as the others, if these have most of the say.
 
         Returns:
-            (G,) eV; (N, 3) eV/Å, NaN where such branches have most of the say; (N,) mean distance from what the branches
-            that answer were trained on.
+            (G,) eV; (N, 3) eV/Å, NaN where such branches have most of the say; (N,) mean distance from what the
+            branches that answer were trained on.
         """
         energy, forces, distance = self(features)
         share = weights[graph.structure_of_atom]
