@@ -79,6 +79,10 @@ def finetune(
             show_default=OF_RECIPE,
         ),
     ] = None,
+    forces: Annotated[
+        bool | None,
+        typer.Option("--forces/--no-forces", help="Learn forces as well as energies.", show_default=OF_RECIPE),
+    ] = None,
     reader_options: Annotated[
         list[str] | None,
         typer.Option(
@@ -101,12 +105,14 @@ def finetune(
     with clean_errors():
         from gfmpot.finetune.reader import build_reader
         from gfmpot.finetune.recipe import load_task
+        from gfmpot.finetune.retargeting import with_forces
 
         sides = split if split == "published" else numbers("--split", split, float)
         changes = given_ones(epochs=epochs, batch=batch, learning_rate=learning_rate, split=sides)
         task = replace(load_task(recipe), **changes, **given_ones(backbone_learning_rate=backbone_learning_rate))
         reader = build_reader(task.reader, **_options(reader_options or []))
         task = task if target is None else _with_target(task, target, reader.units(data))
+        task = task if forces is None else with_forces(task, forces)
         settings = _settings(
             strategy or task.strategy,
             precision,

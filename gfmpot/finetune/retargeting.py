@@ -11,6 +11,8 @@ from gfmpot.finetune.task import Measure, Task
 from gfmpot.models import Target
 from gfmpot.models.target import Kind
 
+OF_FORCES = Measure("forces_mae", "meV/Å", 1e3, "force component MAE")
+
 KINDS = ("energy", "extensive", "intensive", "class")
 
 
@@ -49,6 +51,20 @@ def retargeted(task: Task, name: str, kind: str | None, unit: str | None, units:
     )
 
 
+def with_forces(task: Task, learnt: bool) -> Task:
+    """The task with or without forces, without the paper's numbers where that is another one.
+
+    Raises:
+        ValueError: forces of a target that is no energy.
+    """
+    if learnt == task.forces:
+        return task
+    if learnt and task.target.kind != "energy":
+        raise ValueError(f"--forces: {task.target.name} is no energy, so that there are no forces")
+    of_energies = tuple(one for one in task.measures if not one.key.startswith(("forces", "stress")))
+    return replace(task, forces=learnt, measures=(*of_energies, OF_FORCES) if learnt else of_energies, paper=None)
+
+
 def usual_measures(target: Target, *, forces: bool) -> tuple[Measure, ...]:
     """What is reported of a target unless a recipe says otherwise."""
     if target.is_class:
@@ -56,4 +72,4 @@ def usual_measures(target: Target, *, forces: bool) -> tuple[Measure, ...]:
     if target.kind != "energy":
         return Measure("mae", target.unit, title="MAE"), Measure("rmse", target.unit, title="RMSE")
     energies = (Measure("energy_per_atom_mae", "meV/atom", 1e3, "energy MAE"),)
-    return (*energies, Measure("forces_mae", "meV/Å", 1e3, "force component MAE")) if forces else energies
+    return (*energies, OF_FORCES) if forces else energies

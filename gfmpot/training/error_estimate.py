@@ -172,7 +172,8 @@ def _covariance(features: Tensor, mean: Tensor) -> Tensor:
 
 def _whitening(covariance: Tensor) -> Tensor:
     """(F, F), by which deviations become ones of covariance 1."""
-    return torch.linalg.inv(torch.linalg.cholesky(covariance))
+    whitening: Tensor = torch.linalg.inv(torch.linalg.cholesky(covariance))
+    return whitening
 
 
 def _fit_network(estimate: ErrorEstimate, observed: dict[int, Observed]) -> None:

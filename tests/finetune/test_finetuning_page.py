@@ -7,12 +7,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from ase.calculators.singlepoint import SinglePointCalculator
 from fine_tuning import METALS, metals, two_branches, written
 from pages import DOCS, blocks, gfmpot, run
 from qm9_tables import write_qm9
 from typer.testing import CliRunner
 
 from gfmpot.cli import app
+from gfmpot.finetune.recipe import load_task
+from gfmpot.finetune.retargeting import retargeted, with_forces
 from gfmpot.models import load, save
 
 PAGE = DOCS / "finetuning.md"
@@ -106,6 +109,32 @@ def test_a_kind_of_its_own(small: tuple[Path, Path]) -> None:
     metrics = json.loads(Path("runs/dense/unfrozen-seed0/metrics.json").read_text())["metrics"]
     assert 0 <= metrics["accuracy"] <= 1
     assert np.isfinite(metrics["brier"])
+
+
+def test_energies_alone(small: tuple[Path, Path]) -> None:
+    frames = metals(20)
+    for atoms in frames:
+        atoms.calc = SinglePointCalculator(atoms, energy=atoms.get_potential_energy())
+    written(Path("energies.extxyz"), frames)
+    given = ["finetune", "custom", "--data", "energies.extxyz", "--model", "two.safetensors", "--folder", "runs/e"]
+    refused = CliRunner().invoke(app, given)
+    assert refused.exit_code == 2
+    assert "the data have none; --no-forces learns energies alone" in " ".join(refused.stderr.split())
+    gfmpot("gfmpot", *given, "--no-forces", "--epochs", "2")
+    metrics = json.loads(Path("runs/e/keep-seed0/metrics.json").read_text())["metrics"]
+    assert metrics["energy_per_atom_mae"] >= 0
+    assert not any(name.startswith("forces") for name in metrics)
+
+
+def test_forces_of_another_task() -> None:
+    task = load_task("custom")
+    assert with_forces(task, True) is task
+    energies = with_forces(task, False)
+    assert [one.key for one in energies.measures] == ["energy_per_atom_mae"]
+    assert [one.key for one in with_forces(energies, True).measures] == ["energy_per_atom_mae", "forces_mae"]
+    gap = retargeted(task, "gap", "intensive", None, {"gap": "eV"})
+    with pytest.raises(ValueError, match="--forces: gap is no energy"):
+        with_forces(gap, True)
 
 
 def test_add_branch_refuses_names_that_are_taken(small: tuple[Path, Path]) -> None:
