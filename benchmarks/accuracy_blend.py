@@ -51,7 +51,7 @@ def run(models: Sequence[Model], given: argparse.Namespace) -> Part:
             with warnings.catch_warnings():
                 warnings.simplefilter(
                     "ignore", UserWarning
-                )  # that this is far from all training data: it is meant to be
+                )  # that this is far from all that was learnt: it is meant to be
                 row = errors(Predictor(potential, head=head), frames)
             if row is not None:
                 answers[head or "blend"] = row

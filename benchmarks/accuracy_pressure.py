@@ -20,7 +20,8 @@ from accuracy_pbe import Crystal, crystals
 from ase.units import GPa
 
 from gfmpot.cli.console import table
-from gfmpot.recipes.label_compressed import scaled, squeezing
+from gfmpot.recipes._equation_of_state import squeezing
+from gfmpot.recipes.label_compressed import scaled
 from gfmpot.training.report_style import CYCLE, MUTED, legend, panels, style
 
 LENGTHS = np.round(np.arange(1.0, 0.495, -0.01), 2)

@@ -71,8 +71,9 @@ class Remote(Calculator):
             line = self.process.stdout.readline()
         except BrokenPipeError:
             line = ""
-        if not line:
+        if not line.endswith("\n"):  # it ended, maybe in the middle of an answer
             self.process.wait()
+            line = ""
         found = json.loads(line or '{"error": "its process ended; start it by hand to see why"}')
         if "error" in found:
             raise RemoteError(found["error"])

@@ -18,7 +18,7 @@ class Rest:
     """A crystal that nothing presses on."""
 
     scale: float
-    """Of the lengths that it was given with."""
+    """Of its lengths, as scales were given."""
 
     energy: float
     """eV/atom."""

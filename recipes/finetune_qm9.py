@@ -1,8 +1,9 @@
 """QM9: atomization energies of small organic molecules (paper, Tables VI to VIII).
 
 ``python recipes/finetune_qm9.py --data PATH --strategy all``; PATH is any of the forms in which QM9 is published
-(``--help`` lists the options, docs/finetuning.md explains them). Molecules that are tested here were not trained on in
-pretraining: both splits follow the same hashes.
+(``--help`` lists the options, docs/finetuning.md explains them). Both splits follow the same hashes, but pretraining
+holds out a tenth, and 15 % are tested here as in the paper: the embedded model was trained on 9 % of these molecules
+(rattled, by GFN2-xTB). Of those of ``--split 0.85,0.05,0.1`` it has seen none.
 """
 
 from __future__ import annotations

@@ -1,13 +1,17 @@
-"""Small molecules, radicals and clusters, labelled by GFN2-xTB: ``python recipes/label_clusters.py --out FILE.npz``.
+"""Small molecules, radicals and clusters, labelled by GFN2-xTB.
 
-QM9 has neither carbon dioxide nor sulphur dioxide, no radicals, and one molecule at a time. Here molecules of the G2
-set (Curtiss et al., J. Chem. Phys. 106, 1063 (1997), of which ASE has 162) are taken alone, several of a kind or of two
-kinds at once, and water in larger numbers. GFN2-xTB relaxes them for a few steps (tblite, an extra of the tests:
-``pip install tblite``); some structures on the way are kept, and some about its end, rattled. Parts that are labelled
-are kept beside FILE until it is whole; the same command goes on after a kill.
+``python recipes/label_clusters.py --qm9 PATH --out FILE.npz``: QM9 has neither carbon dioxide nor sulphur dioxide, no
+radicals, and one molecule at a time. Here molecules of the G2 set (Curtiss et al., J. Chem. Phys. 106, 1063 (1997), of
+which ASE has 162) are taken alone, several of a kind or of two kinds at once, and water in larger numbers. GFN2-xTB
+relaxes them for a few steps (tblite, an extra of the tests: ``pip install tblite``); some structures on the way are
+kept, and some about its end, rattled. A composition is a group. Compositions of molecules of QM9 that are held out of
+pretraining are left out. Parts that are labelled are kept beside FILE until it is whole; the same command goes on after
+a kill.
 """
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 from ase import Atoms
@@ -18,6 +22,9 @@ from ase.symbols import Symbols
 from scipy.spatial.distance import cdist
 from scipy.spatial.transform import Rotation
 
+from gfmpot.data.split import split_of_group
+from gfmpot.finetune.reader import Example
+from gfmpot.finetune.readers.qm9 import QM9
 from gfmpot.recipes._labelling import Job, Labelling, Row, command_line
 from gfmpot.recipes._qm9_labels import META, need_tblite
 from gfmpot.recipes.label_substituted import Molecule, structures_of
@@ -35,8 +42,14 @@ DISTANCE = 1.7
 ELEMENTS = ("H", "C", "N", "O", "F", "P", "S", "Cl")
 SOLIDS = ("P2", "S2")
 
-HELD_OUT = ("CH3SH", "CH3SCH3", "CH3CH2SH", "C4H4S", "CH2SCH2", "C2H6SO", "CH3Cl", "CH3CH2Cl", "C3H7Cl", "CH3COCl")
-"""Molecules of benchmarks/accuracy.py, not to be learnt by heart; compositions of S22 are held out, too."""
+HELD_OUT = (
+    *("CH3SH", "CH3SCH3", "CH3CH2SH", "C4H4S", "CH2SCH2", "C2H6SO", "CH3Cl", "CH3CH2Cl", "C3H7Cl", "CH3COCl"),
+    *("C2H6", "trans-butane", "butadiene", "CH3OH", "H2O2", "HCOOH"),
+)
+"""Molecules of benchmarks/accuracy.py, whose compositions are not to be learnt by heart; nor are those of S22."""
+
+SMALL = 2000
+"""Molecules of QM9, which begins with the small ones, among which those of G2 are looked for."""
 
 PART = 10
 """Molecules and clusters that are labelled and kept together."""
@@ -51,12 +64,12 @@ ABOUT = {
 
 
 def is_to_be_labelled(name: str) -> bool:
-    """Whether a molecule of G2 is one of nonmetals, and of no benchmark.
+    """Whether a molecule of G2 is one of nonmetals.
 
     Sodium chloride and sulphur are crystals, and a blend by composition is to go on taking them for such.
     """
     symbols = molecule(name).get_chemical_symbols()
-    return name not in (*HELD_OUT, *SOLIDS) and len(symbols) > 1 and set(symbols) <= set(ELEMENTS)
+    return name not in SOLIDS and len(symbols) > 1 and set(symbols) <= set(ELEMENTS)
 
 
 def multiplicity(atoms: Atoms) -> int:
@@ -97,27 +110,47 @@ def beside(cluster: Atoms, one: Atoms, rng: np.random.Generator) -> Atoms:
     return both
 
 
+def held_out(qm9: Path) -> frozenset[str]:
+    """Compositions of benchmarks, and of small molecules that are held out of pretraining."""
+    found = {molecule(name).get_chemical_formula() for name in HELD_OUT}
+    found |= {s22[name].get_chemical_formula() for name in s22.names}
+    reader = QM9()
+    for example in reader.read(qm9, range(min(SMALL, reader.count(qm9)))):
+        if isinstance(example, Example) and split_of_group(str(example.frame.group)) != "train":
+            found.add(Symbols(example.frame.numbers).get_chemical_formula())
+    return frozenset(found)
+
+
 def label(job: Job) -> list[Row]:
-    """What comes of each, which is a group of its own."""
+    """What comes of molecules and clusters, which are given with the groups of their compositions."""
     rows: list[Row] = []
-    complexes = {s22[name].get_chemical_formula() for name in s22.names}
-    for k, group in enumerate(job.inputs, job.first):
-        rng = np.random.default_rng([job.seed, k])
-        made = drawn(rng)
-        if Symbols(made.numbers).get_chemical_formula() in complexes:
-            continue
+    for k, (made, group) in enumerate(job.inputs, job.first):
         about = {"numbers": made.numbers, "group": group, "charge": 0, "spin": made.multiplicity}
-        for positions, energy, forces in structures_of(made, rng):
+        for positions, energy, forces in structures_of(made, np.random.default_rng([job.seed, k])):
             rows.append(about | {"positions": positions, "energy": energy, "forces": forces})
     return rows
 
 
 def main() -> None:
     """The command line."""
-    given = command_line(__doc__ or "", None, (1_500, "each gives up to six, and some react"))
+    source = ("--qm9", "QM9 in any form that `gfmpot finetune qm9` reads")
+    given = command_line(__doc__ or "", source, (1_500, "each gives up to six, and some react"))
     need_tblite()
-    inputs = range(given.structures)
-    Labelling(label, PART, META | ABOUT).run(given.out, inputs, b"clusters", given.seed, given.workers)
+    try:
+        left_out = held_out(given.qm9)
+    except (OSError, ValueError) as error:
+        raise SystemExit(f"error: {error}") from error
+    rng = np.random.default_rng(given.seed)
+    made: list[tuple[Molecule, str]] = []
+    while len(made) < given.structures:
+        one = drawn(rng)
+        if (formula := Symbols(one.numbers).get_chemical_formula()) not in left_out:
+            made.append((one, formula))
+    formulas = sorted({formula for _, formula in made})
+    inputs = [(one, formulas.index(formula)) for one, formula in made]
+    fingerprint = b"".join(one.numbers.tobytes() + one.positions.tobytes() for one, _ in made)
+    labels = {"group_labels": np.array([f"g2/{formula}" for formula in formulas])}
+    Labelling(label, PART, META | ABOUT, labels).run(given.out, inputs, fingerprint, given.seed, given.workers)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -91,6 +91,9 @@ class Parents:
     held_out: tuple[Atoms, ...]
     """The least rattled crystals of the groups of validation and test."""
 
+    formulas_held_out: frozenset[str]
+    """Reduced formulas of all crystals of these groups."""
+
     @classmethod
     def read(cls, path: Path) -> Parents:
         """Those of a packed file with groups.
@@ -115,12 +118,8 @@ class Parents:
             counts[taken] / counts[taken].sum(),
             np.unique(arrays["numbers"]),
             tuple(one for one, is_taken in zip(atoms, taken, strict=True) if not is_taken),
+            _formulas(arrays, ~trained[arrays["group"]]),
         )
-
-    @cached_property
-    def formulas_held_out(self) -> frozenset[str]:
-        """Reduced formulas of validation and test."""
-        return frozenset(_formula(atoms.numbers) for atoms in self.held_out)
 
     def child(self, rng: np.random.Generator) -> tuple[Atoms, int] | None:
         """Another crystal and its group; None if it is not to be labelled. As precise as float32."""
@@ -259,6 +258,12 @@ def _mendeleev_numbers() -> Floats:
     from pymatgen.core import Element
 
     return np.array([np.nan] + [float(Element.from_Z(z).mendeleev_no) for z in range(1, 104)])
+
+
+def _formulas(arrays: Mapping[str, NDArray[Any]], chosen: NDArray[np.bool_]) -> frozenset[str]:
+    """Reduced formulas of some structures (S,) of a packed file."""
+    offsets = np.concatenate([[0], np.cumsum(arrays["natoms"])])
+    return frozenset(_formula(arrays["numbers"][offsets[i] : offsets[i + 1]]) for i in np.flatnonzero(chosen))
 
 
 def _formula(numbers: NDArray[Any]) -> str:

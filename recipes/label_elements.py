@@ -47,7 +47,10 @@ SCANNED = np.arange(0.7, 1.51, 0.05)
 """Distances of neighbours, of twice the covalent radius, among which the energy must have a minimum."""
 
 ROOM = 5.0
-"""Å³ per atom, the least: no element at rest has less (diamond: 5.7), and CHGNet's work grows as the sixth power."""
+"""Å³ per atom, the least: no element at rest has less (diamond: 5.7). CHGNet's work grows as density squared."""
+
+FARTHEST = 5.5
+"""Å between neighbours, the most: CHGNet refuses atoms without neighbours within 6 Å."""
 
 FINE = np.array([0.94, 0.97, 1.0, 1.03, 1.06])
 """Lengths of those at rest."""
@@ -128,18 +131,17 @@ def label(job: Job) -> list[Row]:
     """All structures of phases (symbol, phase, group) that have a minimum."""
     rows: list[Row] = []
     for k, (symbol, phase, group) in enumerate(job.inputs, job.first):
-        distances = 2 * covalent_radii[chemical_symbols.index(symbol)] * SCANNED
+        twice_radius = 2 * covalent_radii[chemical_symbols.index(symbol)]
+        distances = twice_radius * SCANNED
         primitive = [crystal(symbol, phase, distance) for distance in distances]
-        roomy = np.array([atoms.get_volume() / len(atoms) > ROOM for atoms in primitive])
-        curve = labelled(
-            [(rounded(atoms), group) for atoms, is_roomy in zip(primitive, roomy, strict=True) if is_roomy]
-        )
-        if len(curve) < np.count_nonzero(roomy):
+        sensible = np.array([atoms.get_volume() / len(atoms) > ROOM for atoms in primitive]) & (distances < FARTHEST)
+        curve = labelled([(rounded(primitive[i]), group) for i in np.flatnonzero(sensible)])
+        if len(curve) < np.count_nonzero(sensible):
             continue
         energies = np.array([row["energy"] / len(row["numbers"]) for row in curve])
-        if (rest := at_rest(distances[roomy], energies)) is None:
+        if (rest := at_rest(SCANNED[sensible], energies)) is None:
             continue
-        made = around(symbol, phase, rest.scale, np.random.default_rng([job.seed, k]))
+        made = around(symbol, phase, rest.scale * twice_radius, np.random.default_rng([job.seed, k]))
         rows += curve + labelled([(rounded(atoms), group) for atoms in made])
     return rows
 

@@ -108,7 +108,7 @@ BRANCHES = (
         about={
             "branch": "molecules-gfn2",
             "theory": "GFN2-xTB",
-            "licence": "labels and structures made for this project",
+            "licence": "labels and structures made for this project, from geometries of the G2 set",
             "citation": "Bannwarth et al., J. Chem. Theory Comput. 15, 1652 (2019); Curtiss et al., J. Chem. Phys. "
             "106, 1063 (1997)",
         },

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -155,15 +155,16 @@ def _joined_weights(model: Potential, one: Potential) -> dict[str, Tensor]:
         elif name.startswith("errors.network.2") or name == "errors.known":
             state[name] = _with_unknown_errors(tensor, len(model.branches))
         elif name in ("errors.own_mean", "errors.own_whitening", "errors.reach"):
-            # Of too few structures for an estimate nobody knows what is familiar; all of them are, then.
-            new = theirs[name].to(tensor.dtype) if name in theirs else _unlimited(tensor)
+            new = theirs[name].to(tensor.dtype) if name in theirs else _familiar_to_any(name, state)
             state[name] = torch.cat([tensor, new])
     return state
 
 
-def _unlimited(tensor: Tensor) -> Tensor:
-    """The row of a branch that is far from nothing."""
-    return torch.full_like(tensor[:1], torch.inf) if tensor.dim() == 1 else torch.zeros_like(tensor[:1])
+def _familiar_to_any(name: str, state: Mapping[str, Tensor]) -> Tensor:
+    """The row of a branch of too few structures for an estimate: what all branches learnt from is familiar to it."""
+    if name == "errors.reach":
+        return state[name].max().unsqueeze(0)
+    return state[name.replace("own_", "")].unsqueeze(0)
 
 
 def _with_unknown_errors(tensor: Tensor, branches: int) -> Tensor:

@@ -248,8 +248,8 @@ def _with_energies(task: Task, frames: FrameSet, values: Floats) -> FrameSet:
     forces = frames.forces if task.forces else np.full_like(frames.forces, np.nan)
     if task.forces and not np.isfinite(forces).any():
         raise ValueError(
-            f"{task.name} learns forces, and the data have none; --no-forces learns energies alone (a recipe says "
-            "forces=False)"
+            f"{task.name} learns forces, and the data have none; gfmpot finetune --no-forces learns energies alone (a "
+            "recipe says forces=False)"
         )
     stress = frames.stress if task.forces else np.full_like(frames.stress, np.nan)
     return replace(frames, energy=energy.astype(np.float64), forces=forces, stress=stress)

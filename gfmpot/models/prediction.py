@@ -22,4 +22,5 @@ class Prediction:
 
     forces_std: Tensor | None = None  # (N, 3) eV/Å
     novelty: Tensor | None = None
-    """(N,) distance of each atom's surroundings from the training data, 1 at their edge; None without an estimate."""
+    """(N,) distance of each atom's surroundings from what the branches that answer were trained on, 1 at its edge; None
+    without an estimate."""

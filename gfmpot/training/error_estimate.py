@@ -148,18 +148,18 @@ def _fit_distance(estimate: ErrorEstimate, features: Mapping[int, Tensor]) -> No
     covariance = torch.stack([_covariance(f, mean) for f in own.values()]).mean(dim=0)
     size = len(mean)
     ridge = RIDGE * covariance.trace() / size + torch.finfo(torch.float32).eps
-    covariance += ridge * torch.eye(size, dtype=covariance.dtype)
-    whitening = _whitening(covariance)
+    steady = ridge * torch.eye(size, dtype=covariance.dtype)
     estimate.mean.copy_(mean)
-    estimate.whitening.copy_(whitening)
+    estimate.whitening.copy_(_whitening(covariance + steady))
     for b in range(len(estimate.reach)):
-        centre, basis, inside = mean, whitening, torch.cat(list(own.values()))
+        centre, spread, inside = mean, covariance, list(own.values())
         if b in own:
             n, lean = len(own[b]), LEAN * size
-            centre, inside = means[b], own[b]
-            basis = _whitening((n * _covariance(inside, centre) + lean * covariance) / (n + lean))
-        distances = torch.linalg.vector_norm((inside - centre) @ basis.T, dim=1) / size**0.5
-        edge = distances.sort().values[int(EDGE * (len(distances) - 1))]
+            centre, inside = means[b], [own[b]]
+            spread = (n * _covariance(own[b], centre) + lean * covariance) / (n + lean)
+        basis = _whitening(spread + steady)
+        lengths = torch.cat([torch.linalg.vector_norm((f - centre) @ basis.T, dim=1) for f in inside])
+        edge = lengths.sort().values[int(EDGE * (len(lengths) - 1))] / size**0.5
         estimate.own_mean[b], estimate.own_whitening[b] = centre, basis
         estimate.reach[b] = edge.clamp(min=1.0)  # all atoms may be alike
 

@@ -296,6 +296,7 @@ def test_untrained_multiplicities_warn(charge: int, spin: int | None, doubt: str
         warnings.simplefilter("always")
         atoms.get_potential_energy()
     said = [str(one.message) for one in caught if "molecules-gfn2" in str(one.message)]
+    said = [text for text in said if "surroundings" not in text]  # are far from all that it learnt from
     assert len(said) == (doubt is not None)
     assert doubt is None or re.search(f"molecules-gfn2 {doubt}", said[0])
 

@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -26,11 +27,13 @@ from gfmpot.finetune.running import Outcome, run_task
 from gfmpot.finetune.setting import Setting
 from gfmpot.finetune.strategies import begun, closest_branch
 from gfmpot.finetune.task import Strategy, Task
+from gfmpot.graph import AtomGraph
 from gfmpot.models import BranchInfo, Potential, load, load_property, save
 from gfmpot.models.potential import rebuilt
 from gfmpot.ranks.signals import EndOfJob
 from gfmpot.training.branch_weights import WeightConfig
 from gfmpot.training.corpus import BranchCorpus, graphs_of
+from gfmpot.training.error_estimate import with_error_estimate
 from gfmpot.training.parameters import is_shared
 
 CPU = torch.device("cpu")
@@ -285,6 +288,32 @@ def test_an_added_branch_answers_as_it_was_trained(grown: Potential, runs: tuple
     added.calc = GFMCalculator(grown, head="metals-emt")
     assert added.get_potential_energy() == pytest.approx(alone.get_potential_energy(), abs=1e-6)
     np.testing.assert_allclose(added.get_forces(), alone.get_forces(), atol=1e-6)
+
+
+@pytest.mark.parametrize("enough", [True, False])
+def test_an_added_branch_brings_what_it_learnt_from(
+    enough: bool, runs: tuple[Path, list[Outcome]], data: Examples, model: Potential
+) -> None:
+    """And else it takes for familiar what all branches learnt from; those of the model stay as they are."""
+    train, kept = data.part("train"), np.arange(len(data.part("train")))
+
+    def graphs(branch: int) -> Iterator[AtomGraph]:
+        return graphs_of(train, kept, model.config, branch)
+
+    knowing = with_error_estimate(model, graphs(1), graphs(1))
+    one = load(runs[1][1].folder / "model.safetensors")
+    one = rebuilt(one, config=dataclasses.replace(one.config, error_hidden=None))
+    one = with_error_estimate(one, graphs(0), graphs(0)) if enough else one
+    found = with_branch(knowing, one, graphs(0))
+    graph = train.graph(0, model.cutoff)
+    before, after = (m(graph, head="all-emt") for m in (knowing, found))
+    torch.testing.assert_close(after.novelty, before.novelty, rtol=0, atol=0)
+    torch.testing.assert_close(after.energy_std, before.energy_std, rtol=0, atol=0)
+    new = found(graph, head="metals-emt")
+    assert torch.isnan(new.energy_std).all()
+    assert 0 < float(new.novelty.min()) < 1.2
+    if enough:
+        torch.testing.assert_close(new.novelty, one(graph).novelty)
 
 
 def test_a_branch_of_more_elements_moves_to_the_scale_of_the_model(data: Examples, model: Potential) -> None:

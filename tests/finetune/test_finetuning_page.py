@@ -119,7 +119,7 @@ def test_energies_alone(small: tuple[Path, Path]) -> None:
     given = ["finetune", "custom", "--data", "energies.extxyz", "--model", "two.safetensors", "--folder", "runs/e"]
     refused = CliRunner().invoke(app, given)
     assert refused.exit_code == 2
-    assert "the data have none; --no-forces learns energies alone" in " ".join(refused.stderr.split())
+    assert "the data have none; gfmpot finetune --no-forces learns energies alone" in " ".join(refused.stderr.split())
     gfmpot("gfmpot", *given, "--no-forces", "--epochs", "2")
     metrics = json.loads(Path("runs/e/keep-seed0/metrics.json").read_text())["metrics"]
     assert metrics["energy_per_atom_mae"] >= 0
