@@ -143,16 +143,23 @@ STORES = (
 )
 
 DESCRIPTION = """\
-A general model for first looks: PaiNN with 128 features, three message passes and a cutoff of 5 Å, trained for three
-and a half hours on two CPU cores, at last with crystals under pressure, too.
+A general model for first looks: PaiNN with 128 features, three message passes and a cutoff of 5 Å, trained for four
+hours on two CPU cores, at last with crystals under pressure, elements in simple forms, halogenated molecules, ions,
+radicals and clusters of small molecules, too.
+
+"""
+
+STATES = """\
+Its molecules are neutral singlets, doublets and triplets, and ions of charge 1 and -1 with all electrons paired or one
+unpaired.
 
 """
 
 ANSWERS = """\
 Inorganic crystals of 89 elements are answered for by a branch distilled from CHGNet (which cannot be better than
-CHGNet), molecules of H, C, N, O, F, P, S, Cl and others by one of GFN2-xTB: neutral singlets and triplets, and singly
-charged doublets. Five more answer to `head=` alone: CHGNet's r2SCAN, a few thousand PBE calculations of all kinds,
-alloys and a few elements, adsorbates on metals, and dynamics of six molecules.
+CHGNet), molecules of H, C, N, O, F, P, S, Cl and others by one of GFN2-xTB. Five more answer to `head=` alone: CHGNet's
+r2SCAN, a few thousand PBE calculations of all kinds, alloys and a few elements, adsorbates on metals, and dynamics of
+six molecules.
 
 """
 
@@ -164,9 +171,9 @@ are hardly in the data. There is no long-range electrostatics or dispersion beyo
 on a scale of its own: compare them with each other, not with those of another model or of a single branch.
 
 A screened repulsion of nuclei keeps pairs of atoms apart where there are no data. `energy_std` and `forces_std` are
-estimates, learnt from errors on validation structures; `novelty` above 1 says that an atom's surroundings lie outside
-the training data, where estimates grow but know nothing, and above 1.2 there is a warning. The weights of the blend
-know the composition alone: use `head=` where you know which theory you want."""
+estimates, learnt from errors on validation structures; `novelty` above 1 says that an atom's surroundings are unlike
+all that the branches which answer were trained on, where estimates grow but know nothing, and above 1.2 there is a
+warning. The weights of the blend know the composition alone: use `head=` where you know which theory you want."""
 
 if __name__ == "__main__":
-    run(__file__, "default", STORES, DESCRIPTION + ANSWERS + LIMITS, __doc__ or "")
+    run(__file__, "default", STORES, DESCRIPTION + ANSWERS + STATES + LIMITS, __doc__ or "")

@@ -16,11 +16,16 @@ two and three quarter hours more on two CPU cores.
 
 """
 
+STATES = """\
+Its molecules are neutral singlets and triplets, and singly charged doublets.
+
+"""
+
 if __name__ == "__main__":
     run(
         __file__,
         "large",
         pretrain_default.STORES,
-        DESCRIPTION + pretrain_default.ANSWERS + pretrain_default.LIMITS,
+        DESCRIPTION + pretrain_default.ANSWERS + STATES + pretrain_default.LIMITS,
         __doc__ or "",
     )
