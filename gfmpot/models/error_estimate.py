@@ -2,7 +2,7 @@ r"""How far an answer may be off: what the network's features say of its own err
 
 A small network from the features f of an atom to the errors that each branch b made on structures that it was not
 trained on (:mod:`gfmpot.training.error_estimate`), and a distance of f from the features of the atoms that the branch
-was trained on, in units that one of ten thousand of those exceeds:
+was trained on, in units that five of ten thousand of those exceed:
 
     :math:`d_b = |W_b (f - \bar f_b)| / \sqrt F / r_b, \quad W_b^T W_b = \mathrm{cov}_b(f)^{-1}`
 

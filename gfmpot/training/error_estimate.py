@@ -23,7 +23,7 @@ STEPS, LEARNING_RATE, WEIGHT_DECAY, DROPOUT = 400, 3e-3, 1e-2, 0.5
 RIDGE = 1e-4
 """Of the mean variance, added to the covariance of features: directions in which nothing varies say nothing."""
 
-EDGE = 0.9999
+EDGE = 0.9995
 """Share of the training atoms of a branch that lie inside."""
 
 LEAN = 10

@@ -283,7 +283,7 @@ def test_untrained_charge_warns_once() -> None:
         (0, None, None),
         (0, 3, None),
         (1, 2, None),
-        (1, None, r"learnt multiplicity 2 of total charge \+1: give spin"),
+        (1, None, r"learnt multiplicity 1 and 2 of total charge \+1: give spin"),
         (1, 4, r"never saw multiplicity 4 of total charge \+1 in training"),
         (0, 5, "never saw multiplicity 5 in training"),
         (-2, 1, "never saw total charge -2 in training"),
