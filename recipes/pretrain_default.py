@@ -77,7 +77,7 @@ BRANCHES = (
             "licence": "CC0 (QM9 geometries), MIT (other geometries); labels computed for this project",
             "citation": "Bannwarth et al., J. Chem. Theory Comput. 15, 1652 (2019); Ramakrishnan et al., Sci. Data 1, "
             "140022 (2014); Folmsbee and Hutchison, Int. J. Quantum Chem. 121, e26381 (2021); Magdau et al., npj "
-            "Comput. Mater. 9, 146 (2023)",
+            "Comput. Mater. 9, 146 (2023); Curtiss et al., J. Chem. Phys. 106, 1063 (1997)",
         },
     ),
     Store(
