@@ -30,7 +30,7 @@ on."""
 
 
 FAR = 1.2
-"""Novelty above which a warning is due: of unseen structures like those of the training, 3 in 1,000 have more."""
+"""Novelty above which a warning is due: of 2,000 unseen structures like those of the training, none has more."""
 
 SAY = 0.01
 """Weight from which a branch is said to answer."""
