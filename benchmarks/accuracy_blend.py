@@ -49,9 +49,8 @@ def run(models: Sequence[Model], given: argparse.Namespace) -> Part:
         answers = {}
         for head in (None, *potential.branch_names):
             with warnings.catch_warnings():
-                warnings.simplefilter(
-                    "ignore", UserWarning
-                )  # that this is far from all that was learnt: it is meant to be
+                # Warnings that this is far from all that was learnt: it is meant to be.
+                warnings.simplefilter("ignore", UserWarning)
                 row = errors(Predictor(potential, head=head), frames)
             if row is not None:
                 answers[head or "blend"] = row

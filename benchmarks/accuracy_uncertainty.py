@@ -57,10 +57,8 @@ def run(models: Sequence[Model], given: argparse.Namespace) -> Part:
         branch = potential.branch_index(head)
         graphs = (frames.graph(i, potential.cutoff, branch) for i in range(len(frames)))
         errors = estimated_errors(potential, graphs)[branch]
-        novelty = {
-            change: _novelty(Predictor(potential, head=head, allow_unsupported=True), frames, change)
-            for change in FOREIGN
-        }
+        predictor = Predictor(potential, head=head, allow_unsupported=True)
+        novelty = {change: _novelty(predictor, frames, change) for change in FOREIGN}
         usual = novelty["as it was"]
         found[kind] = {
             "summary": errors.summary(),

@@ -116,7 +116,7 @@ class Labelling:
 
 def command_line(
     document: str,
-    source: tuple[str, str] | None,
+    source: tuple[str, str],
     structures: tuple[int, str] | None,
     more: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
 ) -> argparse.Namespace:
@@ -124,13 +124,13 @@ def command_line(
 
     Args:
         document: of the recipe.
-        source: the option of what they are made from, and what that is; None where nothing is needed.
+        source: the option of what they are made from, and what that is.
         structures: how many by default, and why there may be fewer; None where that is not to be chosen.
         more: other options, and what ``argparse`` is to know of them.
     """
     parser = argparse.ArgumentParser(description=document, formatter_class=argparse.RawDescriptionHelpFormatter)
-    if source:
-        parser.add_argument(source[0], type=Path, required=True, help=source[1])
+    option, meaning = source
+    parser.add_argument(option, type=Path, required=True, help=meaning)
     parser.add_argument("--out", type=Path, required=True, help="a packed file (.npz) that is not there yet")
     if structures:
         about = f"to try ({structures[0]}); {structures[1]}"
@@ -145,8 +145,9 @@ def command_line(
             parser.error(f"--{name} must be at least 1, got {getattr(given, name)}")
     if given.out.suffix != ".npz" or given.out.exists():
         parser.error(f"--out must be a .npz that is not there yet, got {given.out}")
-    if source and not (path := getattr(given, source[0].removeprefix("--"))).exists():
-        parser.error(f"{source[0]}: no file {path}")
+    path: Path = getattr(given, option.removeprefix("--"))
+    if not path.exists():
+        parser.error(f"{option}: no file {path}")
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # structures are small: a worker each is faster
     return given
 

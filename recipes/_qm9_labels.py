@@ -24,6 +24,12 @@ Ints = NDArray[np.int64]
 BOND = 1.25
 """Of the sum of covalent radii: nearer atoms are bonded."""
 
+SOURCE = ("--qm9", "QM9 in any form that `gfmpot finetune qm9` reads")
+"""The option of recipes that begin with QM9."""
+
+SMALL = 2000
+"""Molecules with which QM9 begins; the small ones are among them."""
+
 META = {
     "theory": "GFN2-xTB (semi-empirical tight binding)",
     "licence": "CC0 (QM9 geometries); labels computed",
@@ -50,8 +56,7 @@ def chosen(source: Path, structures: int, seed: int, wanted: Callable[[Frame], b
     """Molecules of QM9, every number of heavy atoms as often as another, so that the few small ones come often."""
     rng, reader = np.random.default_rng(seed), QM9()
     count = reader.count(source)
-    # QM9 begins with its small molecules.
-    candidates = np.union1d(np.arange(min(2000, count)), rng.permutation(count)[:structures]).tolist()
+    candidates = np.union1d(np.arange(min(SMALL, count)), rng.permutation(count)[:structures]).tolist()
     sizes: dict[int, list[Frame]] = {}
     for example in track(reader.read(source, candidates), "reading", total=len(candidates)):
         frame = None if isinstance(example, Rejected) else example.frame
@@ -89,8 +94,7 @@ def run(
         about: name of the file and notes on it.
         wanted: which molecules.
     """
-    source = ("--qm9", "QM9 in any form that `gfmpot finetune qm9` reads")
-    given = command_line(document, source, (structures, left_out))
+    given = command_line(document, SOURCE, (structures, left_out))
     need_tblite()
     try:
         frames = chosen(given.qm9, given.structures, given.seed, wanted)

@@ -11,6 +11,7 @@ a kill.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -26,8 +27,8 @@ from gfmpot.data.split import split_of_group
 from gfmpot.finetune.reader import Example
 from gfmpot.finetune.readers.qm9 import QM9
 from gfmpot.recipes._labelling import Job, Labelling, Row, command_line
-from gfmpot.recipes._qm9_labels import META, need_tblite
-from gfmpot.recipes.label_substituted import Molecule, structures_of
+from gfmpot.recipes._qm9_labels import META, SMALL, SOURCE, need_tblite
+from gfmpot.recipes.label_substituted import Molecule, rows_of
 
 ALONE, WATERS = 0.4, 0.25
 """Shares of single molecules and of clusters of water; the others are of one or two kinds."""
@@ -47,9 +48,6 @@ HELD_OUT = (
     *("C2H6", "trans-butane", "butadiene", "CH3OH", "H2O2", "HCOOH"),
 )
 """Molecules of benchmarks/accuracy.py, whose compositions are not to be learnt by heart; nor are those of S22."""
-
-SMALL = 2000
-"""Molecules of QM9, which begins with the small ones, among which those of G2 are looked for."""
 
 PART = 10
 """Molecules and clusters that are labelled and kept together."""
@@ -77,16 +75,22 @@ def multiplicity(atoms: Atoms) -> int:
     return 1 + round(abs(float(atoms.get_initial_magnetic_moments().sum())))
 
 
+@lru_cache(maxsize=1)
+def names() -> tuple[list[str], list[str]]:
+    """Of all molecules that are labelled, and of those without unpaired electrons."""
+    usable = [name for name in g2.names if is_to_be_labelled(name)]
+    return usable, [name for name in usable if multiplicity(molecule(name)) == 1]
+
+
 def drawn(rng: np.random.Generator) -> Molecule:
     """A molecule, radical or cluster."""
-    names = [name for name in g2.names if is_to_be_labelled(name)]
+    usable, closed = names()
     if (kind := rng.random()) < ALONE:
-        atoms = molecule(rng.choice(names))
+        atoms = molecule(rng.choice(usable))
         return Molecule(atoms.numbers, atoms.positions, multiplicity=multiplicity(atoms))
     if kind < ALONE + WATERS:
         chosen = ["H2O"] * int(rng.integers(FEWEST_WATERS, MOST_WATERS + 1))
     else:
-        closed = [name for name in names if multiplicity(molecule(name)) == 1]
         chosen = rng.choice(rng.choice(closed, 2), int(rng.integers(2, MOST + 1))).tolist()
     cluster = Atoms()
     for name in chosen:
@@ -125,16 +129,13 @@ def label(job: Job) -> list[Row]:
     """What comes of molecules and clusters, which are given with the groups of their compositions."""
     rows: list[Row] = []
     for k, (made, group) in enumerate(job.inputs, job.first):
-        about = {"numbers": made.numbers, "group": group, "charge": 0, "spin": made.multiplicity}
-        for positions, energy, forces in structures_of(made, np.random.default_rng([job.seed, k])):
-            rows.append(about | {"positions": positions, "energy": energy, "forces": forces})
+        rows += rows_of(made, group, np.random.default_rng([job.seed, k]))
     return rows
 
 
 def main() -> None:
     """The command line."""
-    source = ("--qm9", "QM9 in any form that `gfmpot finetune qm9` reads")
-    given = command_line(__doc__ or "", source, (1_500, "each gives up to six, and some react"))
+    given = command_line(__doc__ or "", SOURCE, (1_500, "each gives up to six, and some react"))
     need_tblite()
     try:
         left_out = held_out(given.qm9)

@@ -133,8 +133,7 @@ class Parents:
         deformation = np.eye(3) * (1 + rng.normal(scale=SWELLING)) + (strain + strain.T) / 2
         atoms.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
         atoms.positions += rng.normal(scale=rng.choice(RATTLES, p=OFTEN), size=atoms.positions.shape)
-        atoms.set_cell(atoms.cell.array.astype(np.float32))
-        atoms.positions = atoms.positions.astype(np.float32)
+        atoms = rounded(atoms)
         fits = ROOM[0] < atoms.get_volume() / len(atoms) < ROOM[1] and not clashes(atoms)
         return (atoms, int(self.groups[k])) if fits else None
 
@@ -166,6 +165,13 @@ def substituted(atoms: Atoms, elements: Ints, rng: np.random.Generator) -> Atoms
         new[numbers == old] = rng.choice(elements[alike])
     scale = covalent_radii[new].sum() / covalent_radii[numbers].sum()
     return Atoms(new, atoms.positions * scale, cell=atoms.cell.array * scale, pbc=True)
+
+
+def rounded(atoms: Atoms) -> Atoms:
+    """The same crystal, now as precise as float32, as it is kept."""
+    atoms.set_cell(atoms.cell.array.astype(np.float32))
+    atoms.positions = atoms.positions.astype(np.float32)
+    return atoms
 
 
 def enlarged(atoms: Atoms, rng: np.random.Generator) -> Atoms:

@@ -21,7 +21,7 @@ from ase.data import chemical_symbols, covalent_radii
 
 from gfmpot.recipes._equation_of_state import at_rest
 from gfmpot.recipes._labelling import Job, Labelling, Row, command_line
-from gfmpot.recipes.label_crystals import CRYSTALS, META, Parents, labelled, need_chgnet
+from gfmpot.recipes.label_crystals import CRYSTALS, META, Parents, labelled, need_chgnet, rounded
 
 PHASES = {"fcc": 2**0.5, "bcc": 2 / 3**0.5, "hcp": 1.0, "diamond": 4 / 3**0.5}
 """Each with its lattice constant over the distance of neighbours."""
@@ -144,13 +144,6 @@ def label(job: Job) -> list[Row]:
         made = around(symbol, phase, rest.scale * twice_radius, np.random.default_rng([job.seed, k]))
         rows += curve + labelled([(rounded(atoms), group) for atoms in made])
     return rows
-
-
-def rounded(atoms: Atoms) -> Atoms:
-    """As precise as float32, as it is kept."""
-    atoms.set_cell(atoms.cell.array.astype(np.float32))
-    atoms.positions = atoms.positions.astype(np.float32)
-    return atoms
 
 
 def main() -> None:

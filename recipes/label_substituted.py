@@ -145,17 +145,23 @@ def structures_of(molecule: Molecule, rng: np.random.Generator) -> list[tuple[Fl
     return calm if together(molecule.numbers, end) == together(molecule.numbers, molecule.positions) else []
 
 
+def rows_of(molecule: Molecule, group: int, rng: np.random.Generator) -> list[Row]:
+    """Labelled structures of a molecule, to be kept."""
+    about = {"numbers": molecule.numbers, "group": group, "charge": molecule.charge, "spin": molecule.multiplicity}
+    return [
+        about | {"positions": positions, "energy": energy, "forces": forces}
+        for positions, energy, forces in structures_of(molecule, rng)
+    ]
+
+
 def label(job: Job) -> list[Row]:
     """What comes of each molecule by one of the changes."""
     rows: list[Row] = []
     for k, frame in enumerate(job.inputs, job.first):
         rng = np.random.default_rng([job.seed, k])
         molecule = CHANGES[rng.integers(len(CHANGES))](frame, rng)
-        if molecule is None or Symbols(molecule.numbers).get_chemical_formula() in HELD_OUT:
-            continue
-        about = {"numbers": molecule.numbers, "group": int(frame.group), "charge": molecule.charge, "spin": 1}
-        for positions, energy, forces in structures_of(molecule, rng):
-            rows.append(about | {"positions": positions, "energy": energy, "forces": forces})
+        if molecule is not None and Symbols(molecule.numbers).get_chemical_formula() not in HELD_OUT:
+            rows += rows_of(molecule, int(frame.group), rng)
     return rows
 
 

@@ -15,6 +15,14 @@ from gfmpot.recipes._pretraining import Store, run
 CHGNET = "Deng et al., Nat. Mach. Intell. 5, 1031 (2023)"
 BY_CHGNET = "BSD-3-Clause (labels by CHGNet); structures CC-BY-4.0 (Materials Project) and MIT (CDVAE)"
 
+OF_QM9_BY_GFN2 = {
+    "branch": "molecules-gfn2",
+    "theory": "GFN2-xTB",
+    "licence": "CC0 (QM9 geometries); labels computed for this project",
+    "citation": "Bannwarth et al., J. Chem. Theory Comput. 15, 1652 (2019); Ramakrishnan et al., Sci. Data 1, 140022 "
+    "(2014)",
+}
+
 BRANCHES = (
     Store(
         "chgnet_pbe_u",
@@ -80,28 +88,7 @@ BRANCHES = (
             "Comput. Mater. 9, 146 (2023); Curtiss et al., J. Chem. Phys. 106, 1063 (1997)",
         },
     ),
-    Store(
-        "torsions_gfn2",
-        ("gfn2_torsions.npz",),
-        about={
-            "branch": "molecules-gfn2",
-            "theory": "GFN2-xTB",
-            "licence": "CC0 (QM9 geometries); labels computed for this project",
-            "citation": "Bannwarth et al., J. Chem. Theory Comput. 15, 1652 (2019); Ramakrishnan et al., Sci. Data 1, "
-            "140022 (2014)",
-        },
-    ),
-    Store(
-        "substituted_gfn2",
-        ("gfn2_substituted.npz",),
-        about={
-            "branch": "molecules-gfn2",
-            "theory": "GFN2-xTB",
-            "licence": "CC0 (QM9 geometries); labels computed for this project",
-            "citation": "Bannwarth et al., J. Chem. Theory Comput. 15, 1652 (2019); Ramakrishnan et al., Sci. Data 1, "
-            "140022 (2014)",
-        },
-    ),
+    *(Store(f"{name}_gfn2", (f"gfn2_{name}.npz",), about=OF_QM9_BY_GFN2) for name in ("torsions", "substituted")),
     Store(
         "clusters_gfn2",
         ("gfn2_clusters.npz",),

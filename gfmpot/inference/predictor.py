@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, Literal
@@ -178,13 +178,16 @@ class Predictor(InBatches[Results]):
         symbol = chemical_symbols[int(graph.atomic_numbers[int(atom)])]
         which = f"atom {index} ({symbol})" + (f" of structure {structure}" if graph.n_structures > 1 else "")
         assert prediction.branch_weights is not None
-        weights = zip(self.potential.branch_names, prediction.branch_weights[structure].tolist(), strict=True)
-        answering = " and ".join(name for name, weight in weights if weight >= SAY)
+        answering = " and ".join(b.name for b in self._with_a_say(prediction.branch_weights[structure].tolist()))
         advise(
             f"the surroundings of {which} are far from all that {answering} learnt from: novelty {float(novelty):.1f}, "
             f"where training ends at 1; the answer is a guess, and so is its energy_std of "
             f"{float(prediction.energy_std[structure]):.2g} eV. Said once; results have both"
         )
+
+    def _with_a_say(self, weights: Sequence[float]) -> list[BranchInfo]:
+        """The branches that are said to answer, by their weights (B,)."""
+        return [branch for branch, weight in zip(self.potential.branches, weights, strict=True) if weight >= SAY]
 
     def _warn_of_states(self, graph: AtomGraph, prediction: Prediction) -> None:
         """Once per charge and multiplicity that a branch with a say in the answer was not trained on."""
@@ -193,8 +196,7 @@ class Predictor(InBatches[Results]):
         for state, weights in zip(states, prediction.branch_weights.tolist(), strict=True):
             if state in self._states_warned:
                 continue
-            answering = [b for b, weight in zip(self.potential.branches, weights, strict=True) if weight >= SAY]
-            doubts = {branch.name: doubt for branch in answering if (doubt := _doubt(branch, *state))}
+            doubts = {b.name: doubt for b in self._with_a_say(weights) if (doubt := _doubt(b, *state))}
             if doubts:
                 self._states_warned.add(state)
                 said = "; ".join(f"{name} {doubt}" for name, doubt in doubts.items())
