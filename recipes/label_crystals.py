@@ -121,21 +121,25 @@ class Parents:
             _formulas(arrays, ~trained[arrays["group"]]),
         )
 
-    def child(self, rng: np.random.Generator) -> tuple[Atoms, int] | None:
-        """Another crystal and its group; None if it is not to be labelled. As precise as float32."""
+    def one(self, rng: np.random.Generator) -> tuple[Atoms, int]:
+        """One of them, or one with other elements, and its group."""
         k = int(rng.choice(len(self.atoms), p=self.weights))
         atoms = self.atoms[k]
         if rng.random() < SUBSTITUTED:
             other = substituted(atoms, self.elements, rng)
             atoms = atoms if _formula(other.numbers) in self.formulas_held_out else other
+        return atoms, int(self.groups[k])
+
+    def child(self, rng: np.random.Generator) -> tuple[Atoms, int] | None:
+        """Another crystal and its group; None if it is not to be labelled. As precise as float32."""
+        atoms, group = self.one(rng)
         atoms = enlarged(atoms, rng)  # which is never the parent itself
         strain = rng.normal(scale=STRAIN, size=(3, 3))
         deformation = np.eye(3) * (1 + rng.normal(scale=SWELLING)) + (strain + strain.T) / 2
         atoms.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
         atoms.positions += rng.normal(scale=rng.choice(RATTLES, p=OFTEN), size=atoms.positions.shape)
         atoms = rounded(atoms)
-        fits = ROOM[0] < atoms.get_volume() / len(atoms) < ROOM[1] and not clashes(atoms)
-        return (atoms, int(self.groups[k])) if fits else None
+        return (atoms, group) if sensible(atoms) else None
 
 
 def least_rattled(arrays: Mapping[str, NDArray[Any]], groups: Ints) -> list[Atoms]:
@@ -181,6 +185,11 @@ def enlarged(atoms: Atoms, rng: np.random.Generator) -> Atoms:
         repeats[rng.integers(3)] = 2
         atoms = atoms.repeat(repeats)
     return atoms.copy()
+
+
+def sensible(atoms: Atoms) -> bool:
+    """Whether a crystal is one that CHGNet can be asked about."""
+    return ROOM[0] < atoms.get_volume() / len(atoms) < ROOM[1] and not clashes(atoms)
 
 
 def clashes(atoms: Atoms) -> bool:

@@ -124,6 +124,7 @@ STORES = (
     *BRANCHES,
     _more("chgnet_pbe_u", "chgnet_more"),
     _more("chgnet_pbe_u", "chgnet_elements"),
+    _more("chgnet_pbe_u", "chgnet_relaxed"),
     _more("chgnet_pbe_u", "compressed_chgnet"),
     _more("mvl_pbe", "compressed_mvl"),
     _more("molecules_gfn2", "compressed_gfn2"),
