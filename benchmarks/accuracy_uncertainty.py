@@ -9,6 +9,7 @@ the probability that a foreign structure has more of it than one as it was; a wa
 from __future__ import annotations
 
 import argparse
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from gfmpot.cli.console import table
 from gfmpot.data import FrameSet, split_of_group
 from gfmpot.graph import AtomGraph, InvalidStructureError, build_graph
 from gfmpot.inference import Predictor
-from gfmpot.inference.predictor import FAR
+from gfmpot.inference.doubts import FAR
 from gfmpot.models import load
 from gfmpot.training.calibration import estimated_errors
 from gfmpot.training.report_style import CYCLE, panels, style
@@ -88,8 +89,10 @@ def _by_estimate(errors: Floats, std: Floats, bins: int = 10) -> dict[str, list[
 
 def _novelty(predictor: Predictor, frames: FrameSet, change: str) -> Floats:
     """(S',) largest of each structure's atoms; those that no graph can be made of are left out."""
-    predictor._novelty_warned = True
-    return np.array([result["novelty"].max() for result in predictor.many(_changed(frames, change, predictor.cutoff))])
+    graphs = _changed(frames, change, predictor.cutoff)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "the surroundings of")
+        return np.array([result["novelty"].max() for result in predictor.many(graphs)])
 
 
 def _changed(frames: FrameSet, change: str, cutoff: float) -> Iterator[AtomGraph]:

@@ -106,6 +106,10 @@ class FrameSet:
         """Total charges and multiplicities that occur together; multiplicity 0 where none is stated."""
         return tuple(sorted(set(zip(self.charge.tolist(), self.spin.tolist(), strict=True))))
 
+    def periodic_share(self) -> float | None:
+        """Share of structures that are periodic in some direction; None of no structures."""
+        return float(self.pbc.any(axis=1).mean()) if len(self) else None
+
     @classmethod
     def join(cls, name: str, sets: Sequence[FrameSet]) -> FrameSet:
         """Several sets as one."""

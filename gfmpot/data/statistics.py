@@ -94,6 +94,11 @@ class SplitStatistics:
         """eV/Å, the root mean square force component; NaN without forces."""
         return float(np.sqrt(self.force_squares / self.force_components)) if self.force_components else float("nan")
 
+    @property
+    def periodic_share(self) -> float | None:
+        """Of all structures; None of no structures."""
+        return self.periodic / self.structures if self.structures else None
+
     def to_mapping(self) -> dict[str, Any]:
         """As plain JSON types."""
         plain = {name: getattr(self, name) for name in self.__dataclass_fields__}

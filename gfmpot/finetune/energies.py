@@ -126,6 +126,7 @@ def branch_info(task: Task, train: FrameSet, model: Potential | None) -> BranchI
         citation=task.citation,
         n_structures=len(train),
         states=train.states(),
+        periodic=train.periodic_share(),
     )
 
 

@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from ase.data import chemical_symbols
 from torch import Tensor
 
 from gfmpot.config import did_you_mean
-from gfmpot.graph import UNSPECIFIED_SPIN, AtomGraph, BatchBudget, InvalidStructureError
+from gfmpot.graph import AtomGraph, BatchBudget, InvalidStructureError
 from gfmpot.inference.advice import advise
 from gfmpot.inference.batches import InBatches
+from gfmpot.inference.doubts import Doubts
 from gfmpot.inference.paths import Compile, Path, Paths
 from gfmpot.inference.precision import dense_layers_in, network_dtype
-from gfmpot.models import BranchInfo, Potential, Prediction, load
+from gfmpot.models import Potential, Prediction, load
 from gfmpot.models.answering import Answering, checked_skip
 
 Results = dict[str, Any]
@@ -27,13 +27,6 @@ Results = dict[str, Any]
 ``branch_energies`` and ``branch_weights`` by branch name, ``energy_std`` and, on request, ``forces_std``; eV and Å.
 ``novelty`` of each atom, if the model estimates its errors: 1 at the edge of what the branches that answer were trained
 on."""
-
-
-FAR = 1.2
-"""Novelty above which a warning is due: of 2,000 unseen structures like those of the training, none has more."""
-
-SAY = 0.01
-"""Weight from which a branch is said to answer."""
 
 _FAR_OUT = "the structure is far from anything the model knows (contacts, density, charge?)"
 
@@ -88,8 +81,7 @@ class Predictor(InBatches[Results]):
         if head is not None:
             self.potential.branch_index(head)
         self.weights = None if weights is None else self._weight_vector(weights)
-        self._states_warned: set[tuple[int, int]] = set()
-        self._novelty_warned = False
+        self._doubts = Doubts(potential.branches, blended=head is None and weights is None)
         self._last: _Last | None = None
         if potential.config.max_neighbours is not None:
             _warn_of_cap(potential.config.max_neighbours)
@@ -112,8 +104,7 @@ class Predictor(InBatches[Results]):
     def _results(self, graph: AtomGraph) -> list[Results]:
         self._paths.prepare(graph, self._predict)
         prediction = self._predict(graph)
-        self._warn_of_states(graph, prediction)
-        self._warn_of_novelty(graph, prediction)
+        self._doubts.tell(graph, prediction)
         results = split_results(prediction, graph, self.potential.branch_names)
         for i, single in enumerate(results):
             if not (np.isfinite(single["energy"]) and np.isfinite(single["forces"]).all()):
@@ -164,56 +155,6 @@ class Predictor(InBatches[Results]):
         if not torch.isfinite(vector).all() or (vector < 0).any() or vector.sum() == 0:
             raise ValueError(f"weights must be finite, not negative and not all zero, got {dict(weights)}")
         return vector / vector.sum()
-
-    def _warn_of_novelty(self, graph: AtomGraph, prediction: Prediction) -> None:
-        """Once: an atom whose surroundings are unlike all that the branches which answer were trained on."""
-        if self._novelty_warned or prediction.novelty is None or prediction.energy_std is None:
-            return
-        novelty, atom = prediction.novelty.max(dim=0)
-        if not novelty > FAR:  # NaN is an error of its own
-            return
-        self._novelty_warned = True
-        structure = int(graph.structure_of_atom[int(atom)])
-        index = int(atom) - int((graph.structure_of_atom < structure).sum())
-        symbol = chemical_symbols[int(graph.atomic_numbers[int(atom)])]
-        which = f"atom {index} ({symbol})" + (f" of structure {structure}" if graph.n_structures > 1 else "")
-        assert prediction.branch_weights is not None
-        answering = " and ".join(b.name for b in self._with_a_say(prediction.branch_weights[structure].tolist()))
-        advise(
-            f"the surroundings of {which} are far from all that {answering} learnt from: novelty {float(novelty):.1f}, "
-            f"where training ends at 1; the answer is a guess, and so is its energy_std of "
-            f"{float(prediction.energy_std[structure]):.2g} eV. Said once; results have both"
-        )
-
-    def _with_a_say(self, weights: Sequence[float]) -> list[BranchInfo]:
-        """The branches that are said to answer, by their weights (B,)."""
-        return [branch for branch, weight in zip(self.potential.branches, weights, strict=True) if weight >= SAY]
-
-    def _warn_of_states(self, graph: AtomGraph, prediction: Prediction) -> None:
-        """Once per charge and multiplicity that a branch with a say in the answer was not trained on."""
-        assert prediction.branch_weights is not None
-        states = zip(graph.charge.tolist(), graph.spin.tolist(), strict=True)
-        for state, weights in zip(states, prediction.branch_weights.tolist(), strict=True):
-            if state in self._states_warned:
-                continue
-            doubts = {b.name: doubt for b in self._with_a_say(weights) if (doubt := _doubt(b, *state))}
-            if doubts:
-                self._states_warned.add(state)
-                said = "; ".join(f"{name} {doubt}" for name, doubt in doubts.items())
-                advise(f"{said}; the answer is a guess")
-
-
-def _doubt(branch: BranchInfo, charge: int, spin: int) -> str | None:
-    """What a branch has not learnt of a charge and a multiplicity; None if it has seen them together."""
-    spins = [seen for of, seen in branch.states if of == charge]
-    if not spins:
-        return f"never saw total charge {charge:+d} in training"
-    if spin in spins or (spin == UNSPECIFIED_SPIN and charge == 0):
-        return None
-    of_charge = f" of total charge {charge:+d}" if charge else ""
-    if spin != UNSPECIFIED_SPIN:
-        return f"never saw multiplicity {spin}{of_charge} in training"
-    return f"learnt multiplicity {' and '.join(map(str, spins))}{of_charge}: give spin, which is 2S+1"
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,9 @@ class BranchInfo:
     states: tuple[tuple[int, int], ...] = ((0, 0),)
     """Total charge and multiplicity 2S+1 of structures in the training data, 0 where no multiplicity is stated."""
 
+    periodic: float | None = None
+    """Share of these structures that are periodic in some direction; None if nobody has counted them."""
+
 
 @dataclass(frozen=True)
 class HeadConfig:

@@ -21,7 +21,7 @@ from gfmpot.models.property_model import PropertyModel
 from gfmpot.models.target import Target
 
 FORMAT = "gfmpot"
-VERSION = 5
+VERSION = 6
 
 Header = dict[str, Any]
 Tensors = dict[str, Tensor]
@@ -62,11 +62,17 @@ def _with_own_distances(header: Header, tensors: Tensors) -> tuple[Header, Tenso
     return header, {**tensors, **repeated}
 
 
+def _without_boundaries(header: Header, tensors: Tensors) -> tuple[Header, Tensors]:
+    """Before version 6, branches did not say how much of what they had learnt from was periodic; it stays unknown."""
+    return header, tensors
+
+
 UPGRADERS: dict[int, Callable[[Header, Tensors], tuple[Header, Tensors]]] = {
     1: _without_repulsion,
     2: _without_saturation,
     3: _with_states,
     4: _with_own_distances,
+    5: _without_boundaries,
 }
 """From a format version to the next; a file of an older version passes through them in turn."""
 

@@ -142,6 +142,7 @@ def _from_stores(config: BranchData, paths: Sequence[Path]) -> BranchCorpus:
         citation=config.citation or first.citation,
         n_structures=train.structures,
         states=train.states,
+        periodic=train.periodic_share,
     )
     splits: dict[SplitName, Dataset] = {}
     for split in SPLITS:
@@ -183,6 +184,7 @@ def _from_packed(config: BranchData, paths: Sequence[Path], split: SplitConfig) 
         citation=config.citation,
         n_structures=len(train),
         states=train.states(),
+        periodic=train.periodic_share(),
     )
     manifest = {file: part.sha256 for file, part in zip(config.files, sets, strict=True)}
     return BranchCorpus(info, config.share, dict(parts), left_out, manifest)

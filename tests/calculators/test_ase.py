@@ -7,6 +7,7 @@ import json
 import pickle
 import re
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import ase.db
@@ -299,6 +300,30 @@ def test_untrained_multiplicities_warn(charge: int, spin: int | None, doubt: str
     said = [text for text in said if "surroundings" not in text]  # are far from all that it learnt from
     assert len(said) == (doubt is not None)
     assert doubt is None or re.search(f"molecules-gfn2 {doubt}", said[0])
+
+
+def said_of_boundaries(calculator: GFMCalculator, *structures: Atoms) -> list[str]:
+    """The warnings of a calculator that is asked about all at once, and then again."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        calculator.evaluate_many(list(structures))
+        calculator.evaluate_many(list(structures))
+    return [str(one.message) for one in caught if "boundaries" in str(one.message)]
+
+
+def test_molecules_that_a_branch_of_crystals_answers_for_warn_once() -> None:
+    ethane, dioxide = molecule("C2H6"), molecule("CO2")
+    (text,) = said_of_boundaries(GFMCalculator(), ethane, dioxide, molecule("CF4"))
+    assert text.startswith("CO2 has no periodic boundaries, but mptrj-pbe-u@chgnet,")
+    assert "give head='molecules-gfn2'" in text
+    boxed = Atoms(dioxide, cell=[8, 8, 8], pbc=(True, False, False))
+    for structures in ([ethane], [boxed], [mgo()], [molecule("NaCl")]):  # no branch that answers knows such salts
+        assert not said_of_boundaries(GFMCalculator(), *structures)
+    for chosen in ({"head": "mptrj-pbe-u@chgnet"}, {"weights": {"mptrj-pbe-u@chgnet": 1.0}}):
+        assert not said_of_boundaries(GFMCalculator(**chosen), dioxide)
+    shipped = GFMCalculator().potential
+    unknown = [replace(branch, periodic=None) for branch in shipped.branches]
+    assert not said_of_boundaries(GFMCalculator(rebuilt(shipped, branches=unknown)), dioxide)
 
 
 def test_forces_that_were_not_learnt_warn() -> None:

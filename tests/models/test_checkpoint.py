@@ -127,6 +127,12 @@ def test_charges_and_multiplicities_of_before_may_all_have_met(file: Path) -> No
     assert load(old).branches[0].states == tuple((1, spin) for spin in range(8))
 
 
+def test_boundaries_of_before_are_not_known(file: Path) -> None:
+    (branch,) = json.loads(header(file)["header"])["branches"]
+    del branch["periodic"]
+    assert load(rewritten(file, version="5", branches=[branch])).branches[0].periodic is None
+
+
 def test_unknown_settings(file: Path) -> None:
     config = json.loads(header(file)["header"])["config"]
     with pytest.raises(CheckpointError, match="unknown key 'colour'"):

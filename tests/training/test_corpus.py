@@ -5,8 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
-from ase.build import bulk
+from ase.build import bulk, molecule
 from packed import rattled, write_packed
 
 from gfmpot.data import FrameSet
@@ -42,6 +43,19 @@ def test_a_store_of_training_structures_adds_to_one_with_all_splits(tmp_path: Pa
     assert both.drawn_from("test") is both.splits["test"]
     with pytest.raises(ValueError, match=re.escape("more.bp: only the splits train; training needs train, valid")):
         read_branch(BranchData(files=("more.bp",)), [more], SplitConfig())
+
+
+def test_the_share_of_periodic_structures_is_counted(tmp_path: Path) -> None:
+    cells = [rattled(bulk("Cu", cubic=True), seed) for seed in range(40)]
+    molecules = [rattled(molecule("CH4"), seed) for seed in range(40)]
+    packed = write_packed(tmp_path / "both.npz", FrameSet.from_atoms(cells + molecules))
+    config = BranchData(files=(packed.name,), name="emt", min_structures_per_element=1)
+    corpus = read_branch(config, [packed], SplitConfig(valid=0.2, test=0.2))
+    train = corpus.splits["train"].subset(np.arange(len(corpus.splits["train"])))
+    assert corpus.info.periodic == np.mean([29 in train.graph(i, 5.0, 0).atomic_numbers for i in range(len(train))])
+    assert 0 < corpus.info.periodic < 1
+    path = store(tmp_path, "crystals", (0.2, 0.2))
+    assert read_branch(BranchData(files=(path.name,)), [path], SplitConfig()).info.periodic == 1
 
 
 def test_stores_of_the_same_name_in_two_folders(tmp_path: Path) -> None:
