@@ -1,16 +1,16 @@
 """More crystals, labelled by CHGNet: ``python recipes/label_crystals.py --crystals FILE.npz --out FILE.npz``.
 
 Crystals of a packed file (docs/data.md) get other elements, other cells, and their atoms moved, and are labelled anew
-(CHGNet 0.3.0; ``pip install chgnet``). Only crystals that are trained on are taken, which stay in their groups, and no
-formula that a crystal of the other splits has comes out. Parts that are labelled are kept beside FILE until it is
-whole; the same command goes on after a kill.
+(CHGNet 0.3.0; ``pip install chgnet``). Only crystals that are trained on are taken, which stay in their groups; where
+elements are replaced, no formula that a crystal of the other splits has comes out. Parts that are labelled are kept
+beside FILE until it is whole; the same command goes on after a kill.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -122,21 +122,32 @@ class Parents:
         )
 
     def one(self, rng: np.random.Generator) -> tuple[Atoms, int]:
-        """One of them, or one with other elements, and its group."""
+        """One of them, not to be changed, or one with other elements; and its group."""
         k = int(rng.choice(len(self.atoms), p=self.weights))
         atoms = self.atoms[k]
         if rng.random() < SUBSTITUTED:
             other = substituted(atoms, self.elements, rng)
-            atoms = atoms if _formula(other.numbers) in self.formulas_held_out else other
+            atoms = atoms if reduced_formula(other.numbers) in self.formulas_held_out else other
         return atoms, int(self.groups[k])
+
+    def held_out_like(self, atoms: Atoms) -> tuple[Atoms, ...]:
+        """Crystals of validation and test that have a crystal's formula."""
+        return self._held_out_by_formula.get(reduced_formula(atoms.numbers), ())
+
+    @cached_property
+    def _held_out_by_formula(self) -> dict[str, tuple[Atoms, ...]]:
+        found: dict[str, tuple[Atoms, ...]] = {}
+        for atoms in self.held_out:
+            key = reduced_formula(atoms.numbers)
+            found[key] = (*found.get(key, ()), atoms)
+        return found
 
     def child(self, rng: np.random.Generator) -> tuple[Atoms, int] | None:
         """Another crystal and its group; None if it is not to be labelled. As precise as float32."""
         atoms, group = self.one(rng)
         atoms = enlarged(atoms, rng)  # which is never the parent itself
         strain = rng.normal(scale=STRAIN, size=(3, 3))
-        deformation = np.eye(3) * (1 + rng.normal(scale=SWELLING)) + (strain + strain.T) / 2
-        atoms.set_cell(atoms.cell.array @ deformation, scale_atoms=True)
+        atoms = strained(atoms, np.eye(3) * rng.normal(scale=SWELLING) + (strain + strain.T) / 2)
         atoms.positions += rng.normal(scale=rng.choice(RATTLES, p=OFTEN), size=atoms.positions.shape)
         atoms = rounded(atoms)
         return (atoms, group) if sensible(atoms) else None
@@ -144,7 +155,7 @@ class Parents:
 
 def least_rattled(arrays: Mapping[str, NDArray[Any]], groups: Ints) -> list[Atoms]:
     """One crystal of each group of a packed file."""
-    offsets = np.concatenate([[0], np.cumsum(arrays["natoms"])])
+    offsets = _offsets(arrays)
     force = np.add.reduceat(np.linalg.norm(arrays["forces"], axis=1), offsets[:-1])
     rattle = arrays.get("rattle", force / arrays["natoms"])
     found = []
@@ -169,6 +180,13 @@ def substituted(atoms: Atoms, elements: Ints, rng: np.random.Generator) -> Atoms
         new[numbers == old] = rng.choice(elements[alike])
     scale = covalent_radii[new].sum() / covalent_radii[numbers].sum()
     return Atoms(new, atoms.positions * scale, cell=atoms.cell.array * scale, pbc=True)
+
+
+def strained(atoms: Atoms, strain: Floats) -> Atoms:
+    """With cell and positions changed by a strain (3, 3)."""
+    other = atoms.copy()
+    other.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
+    return other
 
 
 def rounded(atoms: Atoms) -> Atoms:
@@ -200,6 +218,16 @@ def clashes(atoms: Atoms) -> bool:
     senders, receivers = edges.edge_index
     radii = covalent_radii[atoms.numbers]
     return bool((edges.distances < CLOSEST * (radii[senders] + radii[receivers])).any())
+
+
+def is_among(atoms: Atoms, others: Sequence[Atoms]) -> bool:
+    """Whether a crystal is one of others, of any volume."""
+    from pymatgen.analysis.structure_matcher import StructureMatcher
+    from pymatgen.io.ase import AseAtomsAdaptor
+
+    one, fits = AseAtomsAdaptor.get_structure(atoms), StructureMatcher().fit
+    alike = [other for other in others if reduced_formula(other.numbers) == reduced_formula(atoms.numbers)]
+    return any(fits(one, AseAtomsAdaptor.get_structure(other)) for other in alike)
 
 
 def label(job: Job) -> list[Row]:
@@ -275,13 +303,19 @@ def _mendeleev_numbers() -> Floats:
     return np.array([np.nan] + [float(Element.from_Z(z).mendeleev_no) for z in range(1, 104)])
 
 
+def _offsets(arrays: Mapping[str, NDArray[Any]]) -> Ints:
+    """(S + 1,) where the atoms of each structure of a packed file begin, and where the last ends."""
+    return np.concatenate([[0], np.cumsum(arrays["natoms"])])
+
+
 def _formulas(arrays: Mapping[str, NDArray[Any]], chosen: NDArray[np.bool_]) -> frozenset[str]:
     """Reduced formulas of some structures (S,) of a packed file."""
-    offsets = np.concatenate([[0], np.cumsum(arrays["natoms"])])
-    return frozenset(_formula(arrays["numbers"][offsets[i] : offsets[i + 1]]) for i in np.flatnonzero(chosen))
+    offsets = _offsets(arrays)
+    return frozenset(reduced_formula(arrays["numbers"][offsets[i] : offsets[i + 1]]) for i in np.flatnonzero(chosen))
 
 
-def _formula(numbers: NDArray[Any]) -> str:
+def reduced_formula(numbers: NDArray[Any]) -> str:
+    """Reduced, with the elements in an order that does not depend on how they were given."""
     return str(Symbols(numbers).get_chemical_formula(empirical=True))
 
 

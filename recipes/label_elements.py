@@ -11,7 +11,7 @@ command goes on after a kill.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 
 import numpy as np
 from ase import Atoms
@@ -21,7 +21,7 @@ from ase.data import chemical_symbols, covalent_radii
 
 from gfmpot.recipes._equation_of_state import at_rest
 from gfmpot.recipes._labelling import Job, Labelling, Row, command_line
-from gfmpot.recipes.label_crystals import CRYSTALS, META, Parents, labelled, need_chgnet, rounded
+from gfmpot.recipes.label_crystals import CRYSTALS, META, Parents, is_among, labelled, need_chgnet, rounded, strained
 
 PHASES = {"fcc": 2**0.5, "bcc": 2 / 3**0.5, "hcp": 1.0, "diamond": 4 / 3**0.5}
 """Each with its lattice constant over the distance of neighbours."""
@@ -105,9 +105,8 @@ def repeated(atoms: Atoms) -> Atoms:
 
 def sheared(atoms: Atoms, rng: np.random.Generator) -> Atoms:
     """Strained at random."""
-    strain, other = rng.normal(scale=STRAIN, size=(3, 3)), atoms.copy()
-    other.set_cell(atoms.cell.array @ (np.eye(3) + (strain + strain.T) / 2), scale_atoms=True)
-    return other
+    strain = rng.normal(scale=STRAIN, size=(3, 3))
+    return strained(atoms, (strain + strain.T) / 2)
 
 
 def rattled(atoms: Atoms, by: float, rng: np.random.Generator) -> Atoms:
@@ -115,16 +114,6 @@ def rattled(atoms: Atoms, by: float, rng: np.random.Generator) -> Atoms:
     other = atoms.copy()
     other.positions += rng.normal(scale=by, size=other.positions.shape)
     return other
-
-
-def is_among(atoms: Atoms, others: Sequence[Atoms]) -> bool:
-    """Whether a crystal of an element is one of others, of any volume."""
-    from pymatgen.analysis.structure_matcher import StructureMatcher
-    from pymatgen.io.ase import AseAtomsAdaptor
-
-    one, fits = AseAtomsAdaptor.get_structure(atoms), StructureMatcher().fit
-    alike = [other for other in others if set(other.numbers) == set(atoms.numbers)]
-    return any(fits(one, AseAtomsAdaptor.get_structure(other)) for other in alike)
 
 
 def label(job: Job) -> list[Row]:

@@ -1,18 +1,19 @@
-"""Crystals where a trained model takes them to be at rest, labelled by CHGNet.
+"""Crystals that a trained model has relaxed, labelled by CHGNet.
 
 ``python recipes/label_relaxed.py --crystals FILE.npz --out FILE.npz``: crystals that are strained and rattled by chance
 say little about where soft ones come to rest, since a small error of the stress moves them far. Here crystals of a
 packed file (docs/data.md), half of them with other elements, are relaxed by a head of the model that is to be trained
-further, and labelled there (CHGNet 0.3.0; ``pip install chgnet``): as they are, stretched and squeezed, and moved a
-little. Where model and teacher agree that is a crystal at rest; where they do not, it is what the model has to learn.
-Only crystals that are trained on are taken, which stay in their groups, and no formula that a crystal of the other
-splits has comes out. Parts that are labelled are kept beside FILE until it is whole; the same command goes on after a
-kill.
+further, in a few dozen steps, and labelled there (CHGNet 0.3.0; ``pip install chgnet``): as they are, stretched or
+squeezed, and moved a little. Where model and teacher agree that is a crystal at rest; where they do not, it is what the
+model has to learn. Only crystals that are trained on are taken, which stay in their groups; crystals that are held out
+do not come out, nor, where elements are replaced, their formulas. Parts that are labelled are kept beside FILE until it
+is whole; the same command goes on after a kill.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -25,7 +26,17 @@ from gfmpot.calculators.batched import relax_as_done
 from gfmpot.data.sources._npz import load_arrays
 from gfmpot.models import fingerprint
 from gfmpot.recipes._labelling import Job, Labelling, Row, command_line
-from gfmpot.recipes.label_crystals import CRYSTALS, META, Parents, labelled, need_chgnet, rounded, sensible
+from gfmpot.recipes.label_crystals import (
+    CRYSTALS,
+    META,
+    Parents,
+    is_among,
+    labelled,
+    need_chgnet,
+    rounded,
+    sensible,
+    strained,
+)
 
 HEAD = "mptrj-pbe-u@chgnet"
 """Of the embedded models, what CHGNet has taught."""
@@ -45,16 +56,32 @@ PART = 50
 ABOUT = {"name": "chgnet_relaxed", "notes": "crystals relaxed by the model that was trained further with them"}
 
 
+@dataclass(frozen=True)
+class Begin:
+    """A crystal that is to be relaxed."""
+
+    model: str
+    head: str
+    atoms: Atoms
+    group: int
+    held_out: tuple[Atoms, ...]
+    """Crystals of its formula that must not come out."""
+
+    def identity(self) -> bytes:
+        """What labels depend on, but for the model."""
+        arrays = [(one.numbers, one.positions, one.cell.array) for one in (self.atoms, *self.held_out)]
+        return b"".join(array.tobytes() for each in arrays for array in each) + str(self.group).encode()
+
+
 def label(job: Job) -> list[Row]:
-    """Crystals (model, head, atoms, group) relaxed, and what is around them; ones that fly apart are left out."""
-    groups = [group for *_, group in job.inputs]
+    """Crystals relaxed, and what is around them; ones that fly apart or become a held-out crystal are left out."""
+    begin: Sequence[Begin] = job.inputs
+    calculator = _calculator(begin[0].model, begin[0].head)
     rows: list[Row] = []
-    begin = [atoms for *_, atoms, _ in job.inputs]
-    calculator = _calculator(*job.inputs[0][:2])
-    for k, end in relax_as_done(begin, calculator, cell=True, steps=STEPS):
-        if end.error is None and sensible(end.atoms):
+    for k, end in relax_as_done([one.atoms for one in begin], calculator, cell=True, steps=STEPS):
+        if end.error is None and sensible(end.atoms) and not is_among(end.atoms, begin[k].held_out):
             made = map(rounded, around(end.atoms, np.random.default_rng([job.seed, job.first + k])))
-            rows += labelled([(atoms, groups[k]) for atoms in made if sensible(atoms)])
+            rows += labelled([(atoms, begin[k].group) for atoms in made if sensible(atoms)])
     return rows
 
 
@@ -70,17 +97,10 @@ def around(rest: Atoms, rng: np.random.Generator) -> Iterator[Atoms]:
         yield other
 
 
-def strained(atoms: Atoms, strain: np.ndarray[Any, Any]) -> Atoms:
-    """With cell and positions changed by a strain (3, 3)."""
-    other = atoms.copy()
-    other.set_cell(atoms.cell.array @ (np.eye(3) + strain), scale_atoms=True)
-    return other
-
-
 @lru_cache(maxsize=1)
 def _calculator(model: str, head: str) -> GFMCalculator:
     torch.set_num_threads(1)
-    return GFMCalculator(model, head=head, device="cpu")
+    return GFMCalculator(model, head=head, device="cpu", compile=False)  # the same whenever it began
 
 
 def main() -> None:
@@ -98,11 +118,14 @@ def main() -> None:
         raise SystemExit(f"error: {error}") from error
     known = calculator.potential.branches[calculator.potential.branch_index(given.head)].e0
     drawn = [parents.one(rng) for _ in range(given.structures)]
-    inputs = [(given.model, given.head, atoms, group) for atoms, group in drawn if set(atoms.symbols) <= set(known)]
+    inputs = [
+        Begin(given.model, given.head, atoms, group, parents.held_out_like(atoms))
+        for atoms, group in drawn
+        if set(atoms.symbols) <= set(known)
+    ]
     if not inputs:
         raise SystemExit(f"error: {given.crystals} has no crystals of the elements of {given.head}")
-    arrays = (part for *_, atoms, _ in inputs for part in (atoms.numbers, atoms.positions, atoms.cell.array))
-    of = f"{fingerprint(calculator.potential)} {given.head}".encode() + b"".join(array.tobytes() for array in arrays)
+    of = f"{fingerprint(calculator.potential)} {given.head}".encode() + b"".join(one.identity() for one in inputs)
     labels = load_arrays(given.crystals)["group_labels"]
     Labelling(label, PART, META | ABOUT, {"group_labels": labels}).run(given.out, inputs, of, given.seed, given.workers)
 

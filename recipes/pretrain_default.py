@@ -131,9 +131,9 @@ STORES = (
 )
 
 DESCRIPTION = """\
-A general model for first looks: PaiNN with 128 features, three message passes and a cutoff of 5 Å, trained for four
-hours on two CPU cores, at last with crystals under pressure, elements in simple forms, halogenated molecules, ions,
-radicals and clusters of small molecules, too.
+A general model for first looks: PaiNN with 128 features, three message passes and a cutoff of 5 Å, trained for five
+hours on two CPU cores, at last with crystals at rest and under pressure, elements in simple forms, halogenated
+molecules, ions, radicals and clusters of small molecules, too.
 
 """
 
@@ -161,7 +161,8 @@ on a scale of its own: compare them with each other, not with those of another m
 A screened repulsion of nuclei keeps pairs of atoms apart where there are no data. `energy_std` and `forces_std` are
 estimates, learnt from errors on validation structures; `novelty` above 1 says that an atom's surroundings are unlike
 all that the branches which answer were trained on, where estimates grow but know nothing, and above 1.2 there is a
-warning. The weights of the blend know the composition alone: use `head=` where you know which theory you want."""
+warning. The weights of the blend know the composition alone, which takes molecules with few hydrogens for crystals (a
+warning says so where there are no periodic boundaries): use `head=` where you know which theory you want."""
 
 if __name__ == "__main__":
     run(__file__, "default", STORES, DESCRIPTION + ANSWERS + STATES + LIMITS, __doc__ or "")

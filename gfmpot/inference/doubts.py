@@ -7,10 +7,11 @@ from collections.abc import Sequence
 import torch
 from ase.data import chemical_symbols
 from ase.formula import Formula
+from torch import Tensor
 
 from gfmpot.graph import UNSPECIFIED_SPIN, AtomGraph
 from gfmpot.inference.advice import advise
-from gfmpot.models import BranchInfo, Prediction
+from gfmpot.models import BranchInfo, Potential, Prediction
 
 FAR = 1.2
 """Novelty above which a warning is due: of 2,000 unseen structures like those of the training, none has more."""
@@ -18,37 +19,43 @@ FAR = 1.2
 SAY = 0.01
 """Weight from which a branch is said to answer."""
 
-PERIODIC_SAY = 0.1
-"""Weight from which branches that learnt from periodic structures alone are said to answer for a molecule."""
+CRYSTALS, MOLECULES = 0.99, 0.5
+"""Share of periodic structures from which a branch is one of crystals, and up to which it has learnt molecules, too."""
+
+CRYSTALS_SAY = 0.1
+"""Weight from which branches of crystals are said to answer for a molecule."""
 
 
 class Doubts:
     """Warns of answers, of each thing once.
 
     Args:
-        branches: that may answer.
-        blended: whether the composition chooses among them; if not, the user did.
+        potential: whose answers they are.
+        blended: whether the composition chooses among its branches; if not, the user did.
     """
 
-    def __init__(self, branches: Sequence[BranchInfo], *, blended: bool) -> None:
-        self._branches = branches
-        self._of_crystals = torch.tensor([branch.periodic == 1 for branch in branches])
-        self._of_molecules = [k for k, b in enumerate(branches) if b.periodic is not None and b.periodic < 1]
+    def __init__(self, potential: Potential, *, blended: bool) -> None:
+        self._branches = potential.branches
+        shares = [1.0 if branch.periodic is None else branch.periodic for branch in potential.branches]
+        known = [branch.periodic is not None for branch in potential.branches]
+        self._of_crystals = torch.tensor(known) & (torch.tensor(shares) >= CRYSTALS)
+        silent = potential.weights.silent.tolist()  # whom a user is not to be sent to
+        self._of_molecules = [k for k, share in enumerate(shares) if share <= MOLECULES and not silent[k]]
         self._states_said: set[tuple[int, int]] = set()
         self._boundaries_said = not blended or not self._of_molecules
         self._novelty_said = False
 
     def tell(self, graph: AtomGraph, prediction: Prediction) -> None:
         """Of a prediction with the weights of its branches."""
-        self._tell_of_states(graph, prediction)
-        self._tell_of_boundaries(graph, prediction)
-        self._tell_of_novelty(graph, prediction)
-
-    def _tell_of_states(self, graph: AtomGraph, prediction: Prediction) -> None:
-        """Once per charge and multiplicity that a branch with a say in the answer was not trained on."""
         assert prediction.branch_weights is not None
+        self._tell_of_states(graph, prediction.branch_weights)
+        self.tell_of_boundaries(graph, prediction.branch_weights)
+        self._tell_of_novelty(graph, prediction, prediction.branch_weights)
+
+    def _tell_of_states(self, graph: AtomGraph, branch_weights: Tensor) -> None:
+        """Once per charge and multiplicity that a branch with a say in the answer was not trained on."""
         states = zip(graph.charge.tolist(), graph.spin.tolist(), strict=True)
-        for state, weights in zip(states, prediction.branch_weights.tolist(), strict=True):
+        for state, weights in zip(states, branch_weights.tolist(), strict=True):
             if state in self._states_said:
                 continue
             doubts = {b.name: doubt for b in self._with_a_say(weights) if (doubt := _doubt(b, *state))}
@@ -57,32 +64,32 @@ class Doubts:
                 said = "; ".join(f"{name} {doubt}" for name, doubt in doubts.items())
                 advise(f"{said}; the answer is a guess")
 
-    def _tell_of_boundaries(self, graph: AtomGraph, prediction: Prediction) -> None:
-        """Once: a molecule that crystals' branches answer for, while another one knows molecules of its elements."""
+    def tell_of_boundaries(self, graph: AtomGraph, branch_weights: Tensor) -> None:
+        """Once: a molecule that branches of crystals answer for, while another one knows molecules and its elements."""
         if self._boundaries_said:
             return
-        assert prediction.branch_weights is not None
-        free = ~graph.pbc.any(dim=1).cpu()
+        free = ~graph.pbc.any(dim=1).cpu() & (graph.atoms_per_structure.cpu() > 1)  # an atom is neither
         if not free.any():
             return
-        weights = prediction.branch_weights.cpu()
-        doubtful = free & ((weights * self._of_crystals).sum(dim=1) >= PERIODIC_SAY)
-        for i in doubtful.nonzero()[:, 0].tolist():
+        weights = branch_weights.cpu()
+        share = (weights * self._of_crystals).sum(dim=1)
+        for i in (free & (share >= CRYSTALS_SAY)).nonzero()[:, 0].tolist():
             symbols = _symbols(graph, i)
-            able = [k for k in self._of_molecules if weights[i, k] > 0 and set(symbols) <= set(self._branches[k].e0)]
-            if not able:  # silent ones are not what a user is to be sent to
+            able = [k for k in self._of_molecules if set(symbols) <= set(self._branches[k].e0)]
+            if not able:
                 continue
             best = self._branches[max(able, key=lambda k: float(weights[i, k]))].name
             answering = self._branches[int((weights[i] * self._of_crystals).argmax())].name
             self._boundaries_said = True
+            formula, percent = Formula.from_list(symbols).format("hill"), f"{share[i]:.0%}"
             advise(
-                f"{Formula.from_list(symbols).format('hill')} has no periodic boundaries, but {answering}, which its "
-                f"composition chooses, learnt from periodic structures alone. {best} has learnt molecules of these "
-                f"elements: give head={best!r}. Said once"
+                f"{formula} has no periodic boundaries, but {answering}, which by its composition has {percent} of the "
+                f"say, learnt from periodic structures. {best} has learnt molecules and knows its elements: give "
+                f"head={best!r}. Said once"
             )
             return
 
-    def _tell_of_novelty(self, graph: AtomGraph, prediction: Prediction) -> None:
+    def _tell_of_novelty(self, graph: AtomGraph, prediction: Prediction, branch_weights: Tensor) -> None:
         """Once: an atom whose surroundings are unlike all that the branches which answer were trained on."""
         if self._novelty_said or prediction.novelty is None or prediction.energy_std is None:
             return
@@ -94,8 +101,7 @@ class Doubts:
         index = int(atom) - int((graph.structure_of_atom < structure).sum())
         symbol = chemical_symbols[int(graph.atomic_numbers[int(atom)])]
         which = f"atom {index} ({symbol})" + (f" of structure {structure}" if graph.n_structures > 1 else "")
-        assert prediction.branch_weights is not None
-        answering = " and ".join(b.name for b in self._with_a_say(prediction.branch_weights[structure].tolist()))
+        answering = " and ".join(b.name for b in self._with_a_say(branch_weights[structure].tolist()))
         advise(
             f"the surroundings of {which} are far from all that {answering} learnt from: novelty {float(novelty):.1f}, "
             f"where training ends at 1; the answer is a guess, and so is its energy_std of "

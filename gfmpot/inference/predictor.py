@@ -81,7 +81,7 @@ class Predictor(InBatches[Results]):
         if head is not None:
             self.potential.branch_index(head)
         self.weights = None if weights is None else self._weight_vector(weights)
-        self._doubts = Doubts(potential.branches, blended=head is None and weights is None)
+        self._doubts = Doubts(potential, blended=head is None and weights is None)
         self._last: _Last | None = None
         if potential.config.max_neighbours is not None:
             _warn_of_cap(potential.config.max_neighbours)
@@ -119,8 +119,9 @@ class Predictor(InBatches[Results]):
             UnsupportedElementsError: no branch has all elements, and ``allow_unsupported`` is not set.
         """
         graph = graph.to(self.device)
-        weights = self.potential.answering(graph, allow_unsupported=self.allow_unsupported).weights[0]
-        return dict(zip(self.potential.branch_names, weights.tolist(), strict=True))
+        weights = self.potential.answering(graph, allow_unsupported=self.allow_unsupported).weights
+        self._doubts.tell_of_boundaries(graph, weights)
+        return dict(zip(self.potential.branch_names, weights[0].tolist(), strict=True))
 
     def _predict(self, graph: AtomGraph) -> Prediction:
         graph = graph.to(self.device)

@@ -35,6 +35,11 @@ class BranchWeightMLP(nn.Module):
             x = F.linear(F.silu(x) if i else x, layer.weight.double(), layer.bias.double())  # type: ignore[arg-type]
         return x
 
+    @property
+    def silent(self) -> Tensor:
+        """(B,) bool: branches that :meth:`silence` has silenced."""
+        return self.layers[-1].bias <= SILENT / 2  # type: ignore[operator, return-value]
+
     @torch.no_grad()
     def silence(self, branches: Sequence[int]) -> None:
         """Branches that answer only where nobody else can."""
@@ -45,7 +50,7 @@ class BranchWeightMLP(nn.Module):
         """To all silent branches but some: they begin as likely as the others, since training would not come back
         from nothing."""
         bias: Tensor = self.layers[-1].bias  # type: ignore[assignment]
-        silent = bias <= SILENT / 2
+        silent = self.silent
         called = silent.clone()
         called[list(but)] = False
         bias[called] = 0.0 if silent.all() else bias[~silent].mean()

@@ -7,7 +7,6 @@ import json
 import pickle
 import re
 import warnings
-from dataclasses import replace
 from pathlib import Path
 
 import ase.db
@@ -29,7 +28,7 @@ from gfmpot import GFMCalculator
 from gfmpot.calculators.batched import relax_many
 from gfmpot.calculators.dynamics import draw_velocities
 from gfmpot.graph import BatchBudget, InvalidStructureError
-from gfmpot.models import UnsupportedElementsError
+from gfmpot.models import BranchInfo, Potential, UnsupportedElementsError, preset
 from gfmpot.models.potential import rebuilt
 
 
@@ -313,17 +312,49 @@ def said_of_boundaries(calculator: GFMCalculator, *structures: Atoms) -> list[st
 
 def test_molecules_that_a_branch_of_crystals_answers_for_warn_once() -> None:
     ethane, dioxide = molecule("C2H6"), molecule("CO2")
-    (text,) = said_of_boundaries(GFMCalculator(), ethane, dioxide, molecule("CF4"))
-    assert text.startswith("CO2 has no periodic boundaries, but mptrj-pbe-u@chgnet,")
+    (text,) = said_of_boundaries(GFMCalculator(), Atoms("O"), ethane, dioxide, molecule("CF4"))
+    assert re.match(r"CO2 has no periodic boundaries, but mptrj-pbe-u@chgnet, .* has \d\d% of the say", text)
     assert "give head='molecules-gfn2'" in text
+    assert said_of_boundaries(GFMCalculator(skip=0.1), dioxide)  # which leaves the other branch out
     boxed = Atoms(dioxide, cell=[8, 8, 8], pbc=(True, False, False))
     for structures in ([ethane], [boxed], [mgo()], [molecule("NaCl")]):  # no branch that answers knows such salts
         assert not said_of_boundaries(GFMCalculator(), *structures)
     for chosen in ({"head": "mptrj-pbe-u@chgnet"}, {"weights": {"mptrj-pbe-u@chgnet": 1.0}}):
         assert not said_of_boundaries(GFMCalculator(**chosen), dioxide)
-    shipped = GFMCalculator().potential
-    unknown = [replace(branch, periodic=None) for branch in shipped.branches]
-    assert not said_of_boundaries(GFMCalculator(rebuilt(shipped, branches=unknown)), dioxide)
+
+
+def test_weights_that_are_frozen_to_those_of_such_a_molecule_warn() -> None:
+    with pytest.warns(UserWarning, match="CO2 has no periodic boundaries"):
+        GFMCalculator().freeze_weights(molecule("CO2"))
+
+
+@pytest.mark.parametrize(
+    ("crystals", "molecules", "weight", "warns"),
+    [
+        (1.0, 0.03, 0.2, True),
+        (1.0, 0.03, 0.05, False),
+        (0.995, 0.0, 0.2, True),
+        (0.9, 0.0, 0.2, False),
+        (1.0, 0.9, 0.2, False),
+        (None, 0.0, 0.2, False),
+        (1.0, None, 0.2, False),
+    ],
+)
+def test_which_branches_are_of_crystals(
+    crystals: float | None, molecules: float | None, weight: float, warns: bool
+) -> None:
+    e0 = {"C": -1.0, "O": -2.0}
+    branches = [BranchInfo("crystals", e0=e0, periodic=crystals), BranchInfo("molecules", e0=e0, periodic=molecules)]
+    potential = Potential(preset("small"), branches)
+    for layer in potential.weights.layers:
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    with torch.no_grad():
+        potential.weights.layers[-1].bias[0] = np.log(weight / (1 - weight))
+    said = said_of_boundaries(GFMCalculator(potential), molecule("CO2"))
+    assert ["crystals, which by its composition has 20% of the say" in text for text in said] == [True] * warns
+    potential.weights.silence([1])
+    assert not said_of_boundaries(GFMCalculator(potential), molecule("CO2"))
 
 
 def test_forces_that_were_not_learnt_warn() -> None:

@@ -17,7 +17,7 @@ from packed import by_emt
 from gfmpot.data.frames import FrameSet
 from gfmpot.data.split import split_of_group
 from gfmpot.recipes import _labelling, label_crystals
-from gfmpot.recipes.label_crystals import Parents, _formula, clashes, enlarged, main, substituted
+from gfmpot.recipes.label_crystals import Parents, clashes, enlarged, main, reduced_formula, substituted
 
 
 def test_parents_are_the_least_rattled_of_training(crystals: Path, tmp_path: Path) -> None:
@@ -50,16 +50,18 @@ def test_children_are_others_and_none_is_held_out(crystals: Path) -> None:
     for (positions, cell), atoms in zip(before, parents.atoms, strict=True):
         np.testing.assert_array_equal(atoms.positions, positions)
         np.testing.assert_array_equal(atoms.cell.array, cell)
-    own = {int(group): _formula(atoms.numbers) for atoms, group in zip(parents.atoms, parents.groups, strict=True)}
+    own = {
+        int(group): reduced_formula(atoms.numbers) for atoms, group in zip(parents.atoms, parents.groups, strict=True)
+    }
     new = 0
     for atoms, group in children:
         assert not clashes(atoms)
         assert 3.0 < atoms.get_volume() / len(atoms) < 80.0
         assert np.isin(atoms.numbers, parents.elements).all()
         np.testing.assert_array_equal(atoms.positions, atoms.positions.astype(np.float32))
-        if _formula(atoms.numbers) != own[group]:
+        if reduced_formula(atoms.numbers) != own[group]:
             new += 1
-            assert _formula(atoms.numbers) not in parents.formulas_held_out
+            assert reduced_formula(atoms.numbers) not in parents.formulas_held_out
     assert new > 20
     again = [child for _ in range(300) if (child := parents.child(rng)) is not None]
     assert not np.array_equal(children[0][0].positions, again[0][0].positions)
