@@ -13,6 +13,7 @@ Inside (:math:`d_b < 1`) estimates are those that were learnt; outside, where no
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -49,15 +50,19 @@ class ErrorEstimate(nn.Module):
         self.register_buffer("known", torch.zeros(2, branches))  # 1 where energies, and forces, of a branch were seen
         self.network = nn.Sequential(nn.Linear(features, hidden), nn.SiLU(), nn.Linear(hidden, 2 * branches))
 
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(self, features: Tensor, asked: Sequence[bool] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """See the module.
+
+        Args:
+            features: (N, F) of atoms.
+            asked: (B,) which branches are to be told of; None for all. Others get a distance of 0.
 
         Returns:
             (N, B) share of each atom in the mean absolute error of the energy, eV; (N, B) mean norm of the error of its
             force, eV/Å, both NaN of branches whose errors nobody has seen; (N, B) its distance from what each branch
             was trained on, 1 at the edge.
         """
-        distance = self.distance(features)
+        distance = self.distance(features, asked)
         growth = distance.clamp(min=1.0).square().repeat(1, 2)
         grown = self.inside(self.whitened(features)).double() * growth
         energy, forces = grown.masked_fill(self.known.flatten() == 0, torch.nan).chunk(2, dim=1)
@@ -74,20 +79,23 @@ class ErrorEstimate(nn.Module):
             (G,) eV; (N, 3) eV/Å, NaN where such branches have most of the say; (N,) mean distance from what the
             branches that answer were trained on.
         """
-        energy, forces, distance = self(features)
+        energy, forces, distance = self(features, (weights > 0).any(dim=0).tolist())
         share = weights[graph.structure_of_atom]
         of_structure = sum_per_structure(_mean(energy, share, self.known[0]), graph)
         of_atom = _mean(forces, share, self.known[1])
         components = (math.sqrt(math.pi / 8) * of_atom).unsqueeze(1).expand(-1, 3)
         return math.sqrt(math.pi / 2) * of_structure, components, (share * distance).sum(dim=1)
 
-    def distance(self, features: Tensor) -> Tensor:
+    def distance(self, features: Tensor, asked: Sequence[bool] | None = None) -> Tensor:
         """(N, B), from what each branch was trained on; one branch after the other, for the sake of memory."""
-        own = zip(self.own_mean, self.own_whitening, strict=True)
-        whitened = ((features.to(mean.dtype) - mean) @ whitening.T for mean, whitening in own)
-        # In double precision, since far away there is no square in fp32.
-        lengths = [torch.linalg.vector_norm(one, dim=1, dtype=torch.float64) for one in whitened]
-        return torch.stack(lengths, dim=1) / (math.sqrt(features.shape[1]) * self.reach)
+        features = features.to(self.own_mean.dtype)
+        lengths = features.new_zeros(len(features), len(self.reach), dtype=torch.float64)
+        for b, wanted in enumerate(asked or [True] * len(self.reach)):
+            if wanted:
+                own = (features - self.own_mean[b]) @ self.own_whitening[b].T
+                # In double precision, since far away there is no square in fp32.
+                lengths[:, b] = torch.linalg.vector_norm(own, dim=1, dtype=torch.float64)
+        return lengths / (math.sqrt(features.shape[1]) * self.reach)
 
     def whitened(self, features: Tensor) -> Tensor:
         """(N, F), of mean 0 and covariance 1 over training atoms."""
