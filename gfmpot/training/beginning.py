@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -20,11 +21,14 @@ def fresh(config: PotentialConfig, branches: Sequence[BranchInfo], seed: int) ->
         return Potential(config, branches, common_references(branches))
 
 
-def origin_of(model: Potential) -> dict[str, Any]:
-    """What a run that begins with a model says about it: its name, its fingerprint, and hours of training so far."""
+def origin_of(file: Path, model: Potential) -> dict[str, Any]:
+    """What a run that begins with the model of a file says about it: name, fingerprint, and hours of training so far.
+
+    The fingerprint is the file's own: that of the model would change with the format that gfmpot writes.
+    """
     training = model.metadata.get("training", {})
     hours = training.get("hours", 0.0) + training.get("begin_with", {}).get("hours", 0.0)
-    return {"name": model.metadata.get("name", ""), "sha256": fingerprint(model), "hours": round(hours, 2)}
+    return {"name": model.metadata.get("name", ""), "sha256": fingerprint(file), "hours": round(hours, 2)}
 
 
 def begun_with(model: Potential, config: PotentialConfig, branches: Sequence[BranchInfo], seed: int) -> Potential:

@@ -69,6 +69,10 @@ class TrainConfig:
     """Name or path of a model of the same architecture whose weights training goes on from; its branches are known by
     their names, and others begin anew."""
 
+    start_share: float = 0.0
+    """Share that these weights keep in those that the run ends with: on a straight line between both, less of what was
+    right before is lost than of what was learnt is gained (Wortsman et al., CVPR 2022, 7959)."""
+
     steps: int | None = None
     epochs: float | None = None
     """Length of the run: either of the two. An epoch is what ``sampling`` draws from all branches."""
@@ -131,6 +135,10 @@ class TrainConfig:
                 "low_rank must be at least 1, with method: adamw and a backbone that is not frozen, got "
                 f"{self.low_rank}"
             )
+        if not 0 <= self.start_share < 1:
+            raise ValueError(f"start_share must be at least 0 and less than 1, got {self.start_share}")
+        if self.start_share and (self.begin_with is None or self.low_rank is not None):
+            raise ValueError("start_share is a share of the weights of begin_with, and not with low_rank")
         if "error_hidden" in self.model:
             raise ValueError("model: error_hidden comes with the estimate of errors, after training; leave it out")
         names = [branch.name for branch in self.branches if branch.name]
@@ -140,5 +148,5 @@ class TrainConfig:
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed; how it is spread over ranks and watched may change."""
         watching = ("telemetry", "checkpoint_minutes", "validate_every", "validation_structures")
-        free = ("batch", "parallel", "reading", "branch_weights", *watching)
+        free = ("batch", "parallel", "reading", "branch_weights", "start_share", *watching)
         return {key: value for key, value in to_mapping(self).items() if key not in free}

@@ -290,7 +290,7 @@ def _training_summary(trainer: Trainer) -> dict[str, Any]:
     config = to_mapping(trainer.config)
     names = ("steps", "epochs", "batch", "sampling", "precision", "gradients", "seed", "loss", "optim", "split")
     kept = {key: config[key] for key in names if config[key] is not None}
-    origin = {} if trainer.origin is None else {"begin_with": trainer.origin}
+    origin = {} if trainer.origin is None else {"begin_with": trainer.origin, "start_share": trainer.config.start_share}
     return {
         **kept,
         **origin,

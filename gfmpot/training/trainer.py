@@ -18,6 +18,7 @@ from gfmpot.config import to_mapping
 from gfmpot.data.dataset import Dataset
 from gfmpot.data.sampler import Sampler
 from gfmpot.models import Potential, PotentialConfig, load, save
+from gfmpot.models.checkpoint import find
 from gfmpot.ranks.launch import Launch
 from gfmpot.ranks.signals import Deadline, EndOfJob
 from gfmpot.telemetry import Regions, open_sinks, region_record
@@ -96,6 +97,7 @@ class Trainer:
             log.warning("the warm-up of %d steps takes most of %d steps", config.optim.warmup_steps, config.steps)
         self.timer = Regions(self.device if config.telemetry.synchronise else None)
         self._states = StateFolder(folder)
+        self._start = [tensor.clone() for tensor in self._optimizer.average] if config.start_share else []
         self._resume()
 
     def close(self) -> None:
@@ -142,7 +144,8 @@ class Trainer:
         return self._position.seconds / 3600
 
     def fit(self, *, deadline: Deadline | None = None, end: EndOfJob | None = None) -> bool:
-        """Train to the end, or until the deadline or a signal; ``potential`` then has the averaged weights.
+        """Train to the end, or until the deadline or a signal; ``potential`` then has the averaged weights, at the end
+        with the share of those that the run began with.
 
         Returns:
             Whether the run is complete; ``model.safetensors`` is written then.
@@ -155,12 +158,18 @@ class Trainer:
             with ExitStack() as resources:
                 self._loop(deadline or Deadline(None), end or EndOfJob(), resources)
         complete = self.done >= 1.0
-        self._answer_with(self._optimizer.best if complete and self.config.keep == "best" else self._optimizer.average)
+        self._answer_with(self._final() if complete else self._optimizer.average)
         if complete and self.launch.is_main and (trained or not written.exists()):
             save(self.potential, written)
         if dist.is_initialized():
             dist.barrier()
         return complete
+
+    def _final(self) -> Sequence[Tensor]:
+        """The weights that the run ends with."""
+        trained = self._optimizer.best if self.config.keep == "best" else self._optimizer.average
+        share = self.config.start_share
+        return [share * a + (1 - share) * b for a, b in zip(self._start, trained, strict=True)] if share else trained
 
     def validate(self) -> dict[str, Metrics]:
         """Errors of the averaged weights on a fixed part of each branch's validation split."""
@@ -362,8 +371,9 @@ class Trainer:
         model, given = PotentialConfig.from_mapping(self.config.model), (branches, self.config.seed)
         if self.config.begin_with is None:
             return fresh(model, *given)
-        before = load(self.config.begin_with)
-        self.origin = origin_of(before)
+        file = find(self.config.begin_with)
+        before = load(file)
+        self.origin = origin_of(file, before)
         return begun_with(before, model, *given)
 
     def _answer_with(self, tensors: Sequence[Tensor]) -> None:

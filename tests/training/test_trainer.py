@@ -124,6 +124,32 @@ def test_beginning_with_a_model(trained: Trainer, data: Path, tmp_path: Path) ->
         Trainer(dataclasses.replace(config(begin_with=path), branches=strangers), data, tmp_path / "b")
 
 
+def test_the_start_keeps_its_share(trained: Trainer, data: Path, tmp_path: Path) -> None:
+    """Of a run that is there already, too."""
+    path = str(save(trained.potential, tmp_path / "model.safetensors"))
+    runs = {}
+    for share, folder in ((0.0, "a"), (0.25, "b"), (0.25, "a")):
+        run = Trainer(config(begin_with=path, start_share=share, steps=4), data, tmp_path / folder)
+        assert run.fit()
+        runs[share, folder] = run.potential.state_dict()
+    start = trained.potential.state_dict()
+    moved = 0.0
+    for name, tensor in runs[0.0, "a"].items():
+        if name.startswith(("backbone.", "heads.")) and tensor.is_floating_point():
+            expected = 0.25 * start[name] + 0.75 * tensor
+            moved = max(moved, float((start[name] - tensor).abs().max()))
+            torch.testing.assert_close(runs[0.25, "b"][name], expected, rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(runs[0.25, "a"][name], expected, rtol=1e-6, atol=1e-7)
+    assert moved > 1e-4
+
+
+def test_a_share_of_the_start_needs_one() -> None:
+    with pytest.raises(ValueError, match="is a share of the weights of begin_with"):
+        config(start_share=0.5)
+    with pytest.raises(ValueError, match="at least 0 and less than 1, got 1"):
+        config(begin_with="default", start_share=1.0)
+
+
 def test_resuming_what_was_begun_with_another_model_is_refused(trained: Trainer, data: Path, tmp_path: Path) -> None:
     """Units and reference energies, by which the weights go, come from it."""
     path = tmp_path / "model.safetensors"
