@@ -36,11 +36,12 @@ class Doubts:
 
     def __init__(self, potential: Potential, *, blended: bool) -> None:
         self._branches = potential.branches
-        shares = [1.0 if branch.periodic is None else branch.periodic for branch in potential.branches]
-        known = [branch.periodic is not None for branch in potential.branches]
-        self._of_crystals = torch.tensor(known) & (torch.tensor(shares) >= CRYSTALS)
         silent = potential.weights.silent.tolist()  # whom a user is not to be sent to
-        self._of_molecules = [k for k, share in enumerate(shares) if share <= MOLECULES and not silent[k]]
+        shares = [branch.periodic for branch in potential.branches]
+        self._of_crystals = torch.tensor([share is not None and share >= CRYSTALS for share in shares])
+        self._of_molecules = [
+            k for k, share in enumerate(shares) if share is not None and share <= MOLECULES and not silent[k]
+        ]
         self._states_said: set[tuple[int, int]] = set()
         self._boundaries_said = not blended or not self._of_molecules
         self._novelty_said = False
