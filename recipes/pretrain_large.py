@@ -10,9 +10,9 @@ from gfmpot.recipes import pretrain_default
 from gfmpot.recipes._pretraining import run
 
 DESCRIPTION = """\
-The default model's larger sister, more accurate, two thirds as fast: PaiNN with 192 features, three message passes and
-a cutoff of 5 Å, begun with the default model's weights and trained for more than three hours more on two CPU cores,
-with the same data.
+The default model's larger sister, more accurate for crystals and organic molecules (not for ions and halogenated ones),
+two thirds as fast: PaiNN with 192 features, three message passes and a cutoff of 5 Å, begun with the default model's
+weights and trained for more than three hours more on two CPU cores, with the same data.
 
 """
 

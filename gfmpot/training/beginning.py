@@ -49,7 +49,7 @@ def begun_with(model: Potential, config: PotentialConfig, branches: Sequence[Bra
     if not any(kept):
         raise ValueError(
             f"begin_with: the model has none of the branches {', '.join(b.name for b in branches)}; it has "
-            f"{', '.join(before)}"
+            f"{', '.join(before)}. To teach it new data, see `gfmpot finetune` and `gfmpot add-branch`"
         )
     infos = [_with_units(branch, old) if old else branch for branch, old in zip(branches, kept, strict=True)]
     potential = fresh(config, infos, seed).to(model.device, model.dtype)

@@ -138,7 +138,7 @@ class TrainConfig:
         if not 0 <= self.start_share < 1:
             raise ValueError(f"start_share must be at least 0 and less than 1, got {self.start_share}")
         if self.start_share and (self.begin_with is None or self.low_rank is not None):
-            raise ValueError("start_share is a share of the weights of begin_with, and not with low_rank")
+            raise ValueError("start_share is a share of the weights of begin_with: give that, and no low_rank")
         if "error_hidden" in self.model:
             raise ValueError("model: error_hidden comes with the estimate of errors, after training; leave it out")
         names = [branch.name for branch in self.branches if branch.name]
@@ -148,5 +148,8 @@ class TrainConfig:
     def identity(self) -> dict[str, Any]:
         """What must be the same for a run to be resumed; how it is spread over ranks and watched may change."""
         watching = ("telemetry", "checkpoint_minutes", "validate_every", "validation_structures")
-        free = ("batch", "parallel", "reading", "branch_weights", "start_share", *watching)
-        return {key: value for key, value in to_mapping(self).items() if key not in free}
+        free = ("batch", "parallel", "reading", "branch_weights", *watching)
+        settings = {key: value for key, value in to_mapping(self).items() if key not in free}
+        if not self.start_share:
+            del settings["start_share"]  # runs that were begun before there was one do not have it
+        return settings

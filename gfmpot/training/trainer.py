@@ -373,6 +373,10 @@ class Trainer:
             return fresh(model, *given)
         file = find(self.config.begin_with)
         before = load(file)
+        if self.config.start_share and (new := [b.name for b in branches if b.name not in before.branch_names]):
+            raise ValueError(
+                f"start_share: {self.config.begin_with} has no weights of {', '.join(new)} to keep a share of"
+            )
         self.origin = origin_of(file, before)
         return begun_with(before, model, *given)
 

@@ -125,22 +125,27 @@ def test_beginning_with_a_model(trained: Trainer, data: Path, tmp_path: Path) ->
 
 
 def test_the_start_keeps_its_share(trained: Trainer, data: Path, tmp_path: Path) -> None:
-    """Of a run that is there already, too."""
     path = str(save(trained.potential, tmp_path / "model.safetensors"))
     runs = {}
-    for share, folder in ((0.0, "a"), (0.25, "b"), (0.25, "a")):
-        run = Trainer(config(begin_with=path, start_share=share, steps=4), data, tmp_path / folder)
+    for share in (0.0, 0.25, 0.25):  # and once more, of a run that is complete
+        run = Trainer(config(begin_with=path, start_share=share, steps=4), data, tmp_path / str(share))
         assert run.fit()
-        runs[share, folder] = run.potential.state_dict()
+        runs[share] = run.potential.state_dict()
     start = trained.potential.state_dict()
     moved = 0.0
-    for name, tensor in runs[0.0, "a"].items():
+    for name, tensor in runs[0.0].items():
         if name.startswith(("backbone.", "heads.")) and tensor.is_floating_point():
             expected = 0.25 * start[name] + 0.75 * tensor
             moved = max(moved, float((start[name] - tensor).abs().max()))
-            torch.testing.assert_close(runs[0.25, "b"][name], expected, rtol=1e-6, atol=1e-7)
-            torch.testing.assert_close(runs[0.25, "a"][name], expected, rtol=1e-6, atol=1e-7)
+            torch.testing.assert_close(runs[0.25][name], expected, rtol=1e-6, atol=1e-7)
     assert moved > 1e-4
+    with pytest.raises(ValueError, match="is a run with other settings"):
+        Trainer(config(begin_with=path, start_share=0.5, steps=4), data, tmp_path / "0.25")
+    assert "start_share" not in config().identity()
+    branches = (config().branches[0], dataclasses.replace(config().branches[1], name="others-emt"))
+    run = dataclasses.replace(config(begin_with=path, start_share=0.5), branches=branches)
+    with pytest.raises(ValueError, match="has no weights of others-emt to keep a share of"):
+        Trainer(run, data, tmp_path / "c")
 
 
 def test_a_share_of_the_start_needs_one() -> None:
