@@ -254,9 +254,14 @@ class GFMCalculator(Calculator):  # type: ignore[misc]
         The blend follows the whole composition, so two unlike fragments far apart do not add exactly. With weights
         frozen to those of the whole (slab and adsorbate, compound and elements) energy differences are consistent.
         A branch that does not support a structure is left out there, and the others are renormalised.
+
+        Raises:
+            ValueError: one head answers alone.
         """
+        if (head := self.parameters["head"]) is not None:
+            raise ValueError(f"freeze_weights freezes the blend, but head={head!r} answers alone: set(head=None) first")
         weights = self.predictor.composition_weights(self._graph(reference))
-        self.set(weights=weights, head=None)
+        self.set(weights=weights)
         return weights
 
     def _prepare(

@@ -328,6 +328,12 @@ def test_weights_that_are_frozen_to_those_of_such_a_molecule_warn() -> None:
         GFMCalculator().freeze_weights(molecule("CO2"))
 
 
+def test_weights_of_a_blend_that_nobody_asked_for_are_not_frozen() -> None:
+    calculator = GFMCalculator(head="molecules-gfn2")
+    with pytest.raises(ValueError, match="freezes the blend, but head='molecules-gfn2' answers alone"):
+        calculator.freeze_weights(molecule("C2H6"))
+
+
 @pytest.mark.parametrize(
     ("crystals", "molecules", "weight", "warns"),
     [
