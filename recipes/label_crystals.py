@@ -146,10 +146,9 @@ class Parents:
         """Another crystal and its group; None if it is not to be labelled. As precise as float32."""
         atoms, group = self.one(rng)
         atoms = enlarged(atoms, rng)  # which is never the parent itself
-        strain = rng.normal(scale=STRAIN, size=(3, 3))
-        atoms = strained(atoms, np.eye(3) * rng.normal(scale=SWELLING) + (strain + strain.T) / 2)
-        atoms.positions += rng.normal(scale=rng.choice(RATTLES, p=OFTEN), size=atoms.positions.shape)
-        atoms = rounded(atoms)
+        strain = random_strain(STRAIN, rng)
+        atoms = strained(atoms, np.eye(3) * rng.normal(scale=SWELLING) + strain)
+        atoms = rounded(rattled(atoms, rng.choice(RATTLES, p=OFTEN), rng))
         return (atoms, group) if sensible(atoms) else None
 
 
@@ -180,6 +179,19 @@ def substituted(atoms: Atoms, elements: Ints, rng: np.random.Generator) -> Atoms
         new[numbers == old] = rng.choice(elements[alike])
     scale = covalent_radii[new].sum() / covalent_radii[numbers].sum()
     return Atoms(new, atoms.positions * scale, cell=atoms.cell.array * scale, pbc=True)
+
+
+def random_strain(scale: float, rng: np.random.Generator) -> Floats:
+    """(3, 3), symmetric, of elements with a standard deviation before that."""
+    strain = rng.normal(scale=scale, size=(3, 3))
+    return (strain + strain.T) / 2
+
+
+def rattled(atoms: Atoms, by: float, rng: np.random.Generator) -> Atoms:
+    """With atoms moved by a standard deviation (Å)."""
+    other = atoms.copy()
+    other.positions += rng.normal(scale=by, size=other.positions.shape)
+    return other
 
 
 def strained(atoms: Atoms, strain: Floats) -> Atoms:
@@ -221,13 +233,12 @@ def clashes(atoms: Atoms) -> bool:
 
 
 def is_among(atoms: Atoms, others: Sequence[Atoms]) -> bool:
-    """Whether a crystal is one of others, of any volume."""
+    """Whether a crystal is one of others, of any volume; quick where they are those of its formula alone."""
     from pymatgen.analysis.structure_matcher import StructureMatcher
     from pymatgen.io.ase import AseAtomsAdaptor
 
     one, fits = AseAtomsAdaptor.get_structure(atoms), StructureMatcher().fit
-    alike = [other for other in others if reduced_formula(other.numbers) == reduced_formula(atoms.numbers)]
-    return any(fits(one, AseAtomsAdaptor.get_structure(other)) for other in alike)
+    return any(fits(one, AseAtomsAdaptor.get_structure(other)) for other in others)
 
 
 def label(job: Job) -> list[Row]:

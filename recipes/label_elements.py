@@ -21,7 +21,18 @@ from ase.data import chemical_symbols, covalent_radii
 
 from gfmpot.recipes._equation_of_state import at_rest
 from gfmpot.recipes._labelling import Job, Labelling, Row, command_line
-from gfmpot.recipes.label_crystals import CRYSTALS, META, Parents, is_among, labelled, need_chgnet, rounded, strained
+from gfmpot.recipes.label_crystals import (
+    CRYSTALS,
+    META,
+    Parents,
+    is_among,
+    labelled,
+    need_chgnet,
+    random_strain,
+    rattled,
+    rounded,
+    strained,
+)
 
 PHASES = {"fcc": 2**0.5, "bcc": 2 / 3**0.5, "hcp": 1.0, "diamond": 4 / 3**0.5}
 """Each with its lattice constant over the distance of neighbours."""
@@ -84,7 +95,7 @@ def around(symbol: str, phase: str, distance: float, rng: np.random.Generator) -
     for scale in FINE:
         yield crystal(symbol, phase, distance * scale)
     for _ in range(SHEARS):
-        yield sheared(rest, rng)
+        yield strained(rest, random_strain(STRAIN, rng))
     for rattle in RATTLES:
         yield rattled(rest.repeat(2), rattle, rng)
     vacancy = repeated(rest)
@@ -101,19 +112,6 @@ def around(symbol: str, phase: str, distance: float, rng: np.random.Generator) -
 def repeated(atoms: Atoms) -> Atoms:
     """As often as it may be, equally often along all vectors."""
     return atoms.repeat(int((MOST_ATOMS / len(atoms)) ** (1 / 3)))
-
-
-def sheared(atoms: Atoms, rng: np.random.Generator) -> Atoms:
-    """Strained at random."""
-    strain = rng.normal(scale=STRAIN, size=(3, 3))
-    return strained(atoms, (strain + strain.T) / 2)
-
-
-def rattled(atoms: Atoms, by: float, rng: np.random.Generator) -> Atoms:
-    """With atoms moved by a standard deviation (Å)."""
-    other = atoms.copy()
-    other.positions += rng.normal(scale=by, size=other.positions.shape)
-    return other
 
 
 def label(job: Job) -> list[Row]:
@@ -148,7 +146,7 @@ def main() -> None:
         (symbol, phase, k)
         for k, symbol in enumerate(symbols)
         for phase in PHASES
-        if not is_among(crystal(symbol, phase, 2.5), parents.held_out)
+        if not is_among(simple := crystal(symbol, phase, 2.5), parents.held_out_like(simple))
     ]
     labels = {"group_labels": np.array([f"element/{symbol}" for symbol in symbols])}
     Labelling(label, PART, META | ABOUT, labels).run(

@@ -33,6 +33,8 @@ from gfmpot.recipes.label_crystals import (
     is_among,
     labelled,
     need_chgnet,
+    random_strain,
+    rattled,
     rounded,
     sensible,
     strained,
@@ -91,10 +93,7 @@ def around(rest: Atoms, rng: np.random.Generator) -> Iterator[Atoms]:
     yield rest.copy()
     yield strained(rest, np.eye(3) * rng.uniform(*STRETCHED))
     for rattle in RATTLES:
-        strain = rng.normal(scale=STRAIN, size=(3, 3))
-        other = strained(rest, (strain + strain.T) / 2)
-        other.positions += rng.normal(scale=rattle, size=other.positions.shape)
-        yield other
+        yield rattled(strained(rest, random_strain(STRAIN, rng)), rattle, rng)
 
 
 @lru_cache(maxsize=1)
